@@ -1,0 +1,170 @@
+"""Labelled images with random access, and their splits by class."""
+
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Whatever holds the images."""
+
+  def __getitem__(self, index: int, /) -> Any:
+    """A dict whose "image" is encoded bytes, a path, or u8[H,W] or u8[H,W,C]."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoded:
+  """Images held in memory, as a source."""
+
+  images: np.ndarray  # u8[N,H,W,C]
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return {"image": self.images[index]}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Examples:
+  """N labelled images of K classes, decoded when they are asked for.
+
+  Attributes:
+    source: where the images are; any format and size that Pillow reads.
+    indices: i64[N], the place of each example in the source.
+    labels: i32[N] in 0..K-1.
+    class_names: K names.
+    image_size: images of another size are resized until their shorter side has it
+      and cut to the central square; None leaves them as they are.
+    channels: 1 (grey) or 3 (RGB).
+  """
+
+  source: Source
+  indices: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  image_size: int | None = None
+  channels: int = 3
+
+  def __post_init__(self):
+    if self.channels not in (1, 3):
+      raise ValueError(f"channels is {self.channels}: give 1 (grey) or 3 (RGB)")
+    if self.indices.shape != self.labels.shape or self.labels.ndim != 1:
+      raise ValueError(
+        f"indices {self.indices.shape} and labels {self.labels.shape}: give two"
+        " vectors of one length"
+      )
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """{"image": u8[H,W,C], "label": i32}; ValueError names an unreadable image."""
+    with self._opened(index) as image:
+      pixels = image if isinstance(image, np.ndarray) else self._pixels(image)
+    return {"image": pixels, "label": self.labels[index]}
+
+  def check(self, index: int) -> None:
+    """Reads no more of an image than its header; ValueError names an unreadable one."""
+    with self._opened(index):
+      pass
+
+  @contextlib.contextmanager
+  def _opened(self, index: int) -> Iterator[np.ndarray | Image.Image]:
+    """An image as the source holds it, or opened; errors name the image."""
+    record = int(self.indices[index])
+    image = self.source[record]["image"]
+    try:
+      if isinstance(image, np.ndarray):
+        yield image
+      else:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as it:
+          yield it
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files.
+      name = image if isinstance(image, str | os.PathLike) else f"record {record}"
+      raise ValueError(
+        f"cannot read image {name} of class {self.class_names[self.labels[index]]}"
+        f" ({error}): replace or delete it"
+      ) from error
+
+  def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The examples of some rows i64[B]: {"image": u8[B,H,W,C], "label": i32[B]}."""
+    if isinstance(self.source, Decoded):
+      images = self.source.images[self.indices[rows]]
+    else:
+      decoded = [self[row]["image"] for row in rows.tolist()]
+      shapes = {image.shape for image in decoded}
+      if len(shapes) > 1:
+        raise ValueError(
+          f"images of shapes {sorted(shapes)} cannot share a batch: give image_size"
+        )
+      images = np.stack(decoded)
+    return {"image": images, "label": self.labels[rows]}
+
+  def decoded(self) -> "Examples":
+    """The same examples with all their images decoded once, into one array."""
+    if isinstance(self.source, Decoded):
+      return self
+    images = self.take(np.arange(len(self)))["image"]
+    return dataclasses.replace(
+      self, source=Decoded(images), indices=np.arange(len(self))
+    )
+
+  def _pixels(self, picture: Image.Image) -> np.ndarray:
+    mode, size = ("L" if self.channels == 1 else "RGB"), self.image_size
+    if size:
+      picture.draft(mode, (size, size))  # JPEG: decode no more pixels than needed.
+    picture = ImageOps.exif_transpose(picture).convert(mode)
+    if size and picture.size != (size, size):
+      picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture)
+    return pixels[:, :, None] if self.channels == 1 else pixels
+
+  def subset(self, classes: Sequence[int] | np.ndarray) -> "Examples":
+    """The examples of some classes, in order; `classes[i]` becomes class i."""
+    places = np.full(self.num_classes, -1, np.int32)
+    places[classes] = np.arange(len(classes))
+    rows = np.flatnonzero(places[self.labels] >= 0)
+    return dataclasses.replace(
+      self,
+      indices=self.indices[rows],
+      labels=places[self.labels[rows]],
+      class_names=tuple(self.class_names[c] for c in classes),
+    )
+
+
+def hold_out_classes(
+  examples: Examples, fraction: float, *, seed: int
+) -> tuple[Examples, Examples | None]:
+  """Splits validation classes off, to choose models without the test classes.
+
+  Args:
+    examples: train examples of K classes.
+    fraction: of the classes to hold out; round(fraction * K) of them. 0 holds none.
+    seed: of the permutation of the classes.
+
+  Returns:
+    (kept, held out), each with labels 0.. of its own; held out is None at fraction 0.
+
+  Raises:
+    ValueError: fewer than two classes on a side.
+  """
+  if fraction == 0:
+    return examples, None
+  total = examples.num_classes
+  held = round(fraction * total)
+  if not 2 <= held <= total - 2:
+    raise ValueError(
+      f"fraction {fraction} of {total} classes holds out {held} and keeps"
+      f" {total - held}: both sides need at least 2; change the fraction, or give 0"
+    )
+  order = np.random.default_rng(seed).permutation(total)
+  return examples.subset(np.sort(order[held:])), examples.subset(np.sort(order[:held]))

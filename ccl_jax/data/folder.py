@@ -1,0 +1,154 @@
+"""Your own images: a folder of class folders."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ccl_jax.data.examples import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Image files, as a source."""
+
+  paths: tuple[str, ...]
+
+  def __getitem__(self, index: int) -> dict[str, str]:
+    return {"image": self.paths[index]}
+
+
+def load(
+  root: str | os.PathLike, *, image_size: int, channels: int = 3, seed: int = 0
+) -> tuple[Examples, Examples]:
+  """Train and test examples of `root/class/image`, or `root/{train,test}/class/image`.
+
+  Without folders train and test, half of the classes train and half test, by a seeded
+  permutation of their sorted names. Hidden files and files that are no images by their
+  extension are ignored. Images are decoded when used; `verify` checks them before.
+
+  Args:
+    root: the folder.
+    image_size: side of the (square) images; see `Examples`.
+    channels: 1 (grey) or 3 (RGB).
+    seed: of the split of the classes.
+
+  Returns:
+    (train, test).
+
+  Raises:
+    FileNotFoundError: no such folder.
+    ValueError: fewer than two classes in a split, or a class of fewer than two images.
+  """
+  root = pathlib.Path(root)
+  if not root.is_dir():
+    raise FileNotFoundError(
+      f"{root} is not a folder: give one that holds a folder of images for each class"
+    )
+  train, test = root / "train", root / "test"
+  if _folders(train) or _folders(test):  # Without folders in it, train is a class.
+    return _examples(train, 2, image_size, channels), _examples(
+      test, 2, image_size, channels
+    )
+  examples = _examples(root, 4, image_size, channels)
+  order = np.random.default_rng(seed).permutation(examples.num_classes)
+  half = len(order) // 2
+  return examples.subset(np.sort(order[:half])), examples.subset(np.sort(order[half:]))
+
+
+def unlabelled(
+  path: str | os.PathLike, *, image_size: int, channels: int = 3
+) -> Examples:
+  """One image, or all images below a folder, sorted by path; every label is 0.
+
+  Args:
+    path: an image file, or a folder searched at every depth.
+    image_size: side of the (square) images; see `Examples`.
+    channels: 1 (grey) or 3 (RGB).
+
+  Raises:
+    FileNotFoundError: no such file or folder.
+    ValueError: a folder without images.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    paths = sorted(str(found) for found in path.rglob("*") if _is_image(found))
+  elif path.is_file():
+    paths = [str(path)]
+  else:
+    raise FileNotFoundError(f"{path}: no such file or folder")
+  if not paths:
+    raise ValueError(
+      f"{path} holds no images: expected files such as .png or .jpg, at any depth"
+    )
+  return Examples(
+    source=Files(tuple(paths)),
+    indices=np.arange(len(paths)),
+    labels=np.zeros(len(paths), np.int32),
+    class_names=("image",),
+    image_size=image_size,
+    channels=channels,
+  )
+
+
+def verify(examples: Examples) -> None:
+  """Opens every image, without decoding its pixels, to fail at the start of a run.
+
+  Raises:
+    ValueError: names the first unreadable image and says what to do.
+  """
+  for row in tqdm(range(len(examples)), "Checking images"):
+    examples.check(row)
+
+
+def _examples(
+  root: pathlib.Path, fewest: int, image_size: int, channels: int
+) -> Examples:
+  classes = _folders(root)
+  if len(classes) < fewest:
+    raise ValueError(
+      f"{root} holds {len(classes)} class folders, expected at least {fewest}: make a"
+      " folder for each class, with its images in it"
+    )
+  files = [
+    sorted(str(path) for path in folder.iterdir() if _is_image(path))
+    for folder in classes
+  ]
+  for folder, paths in zip(classes, files, strict=True):
+    if len(paths) < 2:
+      raise ValueError(
+        f"class {folder.name!r} in {root} has {len(paths)} image files, expected at"
+        " least 2, since an image is searched among the others of its class: add"
+        " images, or delete the folder"
+      )
+  return Examples(
+    source=Files(tuple(path for paths in files for path in paths)),
+    indices=np.arange(sum(map(len, files))),
+    labels=np.repeat(np.arange(len(files), dtype=np.int32), list(map(len, files))),
+    class_names=tuple(folder.name for folder in classes),
+    image_size=image_size,
+    channels=channels,
+  )
+
+
+def _folders(root: pathlib.Path) -> list[pathlib.Path]:
+  if not root.is_dir():
+    return []
+  return sorted(
+    path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+  )
+
+
+def _is_image(path: pathlib.Path) -> bool:
+  known = path.suffix.lower() in _extensions()
+  return known and not path.name.startswith(".") and path.is_file()
+
+
+@functools.cache
+def _extensions() -> frozenset[str]:
+  extensions = Image.registered_extensions()  # Of all formats, written or read.
+  return frozenset(end for end, kind in extensions.items() if kind in Image.OPEN)

@@ -1,0 +1,202 @@
+"""Batches with Grain: shuffled for training, in order for evaluation."""
+
+import dataclasses
+import functools
+import sys
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from ccl_jax.data.examples import Decoded, Examples
+from ccl_jax.data.views import View
+
+Batch = dict[str, np.ndarray]  # {"image": u8[B,H,W,C], "label": i32[B]}
+
+
+def train_batches(
+  examples: Examples,
+  *,
+  batch_size: int,
+  seed: int,
+  view: View | None = None,
+  num_workers: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> grain.IterDataset[Batch]:
+  """Endless batches, shuffled anew each epoch; batch t is a function of (seed, t).
+
+  A batch may end one epoch and open the next: no example is dropped, and each run of
+  len(examples) rows, counted from the first, is a permutation.
+
+  Args:
+    examples: what to train on.
+    batch_size: rows of the global batch.
+    seed: of the order and of the views.
+    view: applied to the images of each batch; see `views`. None leaves them.
+    num_workers: processes that read and decode; 0 works in threads of this process.
+    process_index: of this process among those that share a batch.
+    process_count: how many do. Process p gets its p-th part, batch_size //
+      process_count rows: together exactly the batch of a single process.
+
+  Returns:
+    A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. `iter` of it has `get_state`
+    and `set_state`, to go on in the middle of an epoch.
+
+  Raises:
+    ValueError: a batch larger than the data or not divisible by the processes, or a
+      label outside of 0..K-1.
+  """
+  if not 0 < batch_size <= len(examples):
+    raise ValueError(
+      f"batch_size is {batch_size} with {len(examples)} examples: give 1 to"
+      f" {len(examples)}"
+    )
+  if batch_size % process_count:
+    fits = max(batch_size // process_count, 1) * process_count
+    raise ValueError(
+      f"batch_size {batch_size} does not divide among {process_count} processes: give"
+      f" a multiple of {process_count}, such as {fits}"
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f"process_index is {process_index} of {process_count} processes: give 0 to"
+      f" {process_count - 1}"
+    )
+  _check_labels(examples)
+  share = batch_size // process_count
+  rows = slice(process_index * share, (process_index + 1) * share)
+  steps = grain.MapDataset.range(sys.maxsize).seed(seed)
+  dataset = steps.map(_Load(examples, seed, batch_size, rows))
+  if view is not None:
+    dataset = dataset.random_map(_View(view, batch_size, rows))
+  batches = _prefetched(dataset, examples)
+  if num_workers == 0:
+    return batches
+  if not flags.FLAGS.is_parsed():  # Grain reads one of its flags to start workers.
+    flags.FLAGS.mark_as_parsed()
+  return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+
+
+def eval_batches(examples: Examples, *, batch_size: int) -> grain.IterDataset[Batch]:
+  """Each example once, in order, in batches of one size.
+
+  Args:
+    examples: what to embed.
+    batch_size: rows of each batch.
+
+  Returns:
+    A dataset of {"image": u8[B,H,W,C], "label": i32[B]}. The last batch is filled up
+    with black images of label -1.
+
+  Raises:
+    ValueError: no examples, a batch_size below 1, or a label outside of 0..K-1.
+  """
+  if batch_size < 1 or not len(examples):
+    raise ValueError(
+      f"batch_size is {batch_size} with {len(examples)} examples: expected 1 or more"
+    )
+  _check_labels(examples)
+
+  def load(step: int) -> Batch:
+    start = step * batch_size
+    batch = examples.take(np.arange(start, min(start + batch_size, len(examples))))
+    empty = batch_size - len(batch["label"])
+    images, labels = batch["image"], batch["label"]
+    return {
+      "image": np.pad(images, ((0, empty), (0, 0), (0, 0), (0, 0))),
+      "label": np.pad(labels, (0, empty), constant_values=-1),
+    }
+
+  steps = grain.MapDataset.range(-(-len(examples) // batch_size))
+  return _prefetched(steps.map(load), examples)
+
+
+def _prefetched(
+  dataset: grain.MapDataset[Batch], examples: Examples
+) -> grain.IterDataset[Batch]:
+  # More threads than one only help to decode: Pillow lets go of the interpreter there.
+  threads = 1 if isinstance(examples.source, Decoded) else 8
+  return dataset.to_iter_dataset(
+    grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+  )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Load:
+  """From a step to one process's rows of its batch; travels to workers."""
+
+  examples: Examples
+  seed: int
+  batch_size: int
+  rows: slice
+
+  def __call__(self, step: int) -> Batch:
+    order = _order(self.seed, step, self.batch_size, len(self.examples))
+    return self.examples.take(order[self.rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _View:
+  """Applies a view to one process's rows of a batch; travels to workers."""
+
+  view: View
+  batch_size: int
+  rows: slice
+
+  def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+    part = _RowsOf(rng, self.rows, self.batch_size)
+    return batch | {"image": self.view(batch["image"], part)}
+
+
+def _order(seed: int, step: int, batch_size: int, total: int) -> np.ndarray:
+  """Rows i64[batch_size] of a step.
+
+  Whole epochs are permuted at once: Grain's own shuffle looks rows up one by one, which
+  costs as much as a small network's step.
+  """
+  epochs, places = np.divmod(np.arange(batch_size) + step * batch_size, total)
+  return np.concatenate(
+    [
+      _permutation(seed, int(epoch), total)[places[epochs == epoch]]
+      for epoch in np.unique(epochs)
+    ]
+  )
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
+  return np.random.default_rng((seed, epoch)).permutation(total)
+
+
+class _RowsOf(np.random.Generator):
+  """A generator that draws for a whole batch, and hands out one process's rows."""
+
+  def __init__(self, rng: np.random.Generator, rows: slice, total: int):
+    super().__init__(rng.bit_generator)
+    self._rows, self._total = rows, total
+
+  def __getattribute__(self, name: str) -> Any:
+    value: Any = super().__getattribute__(name)
+    if name.startswith("_") or not callable(value):
+      return value
+
+    # A draw without a row for each image would differ between processes: size is
+    # required, by name.
+    def draw(*args: Any, size: tuple[int, ...], **kwargs: Any) -> np.ndarray:
+      drawn = value(*args, size=(self._total, *size[1:]), **kwargs)
+      return np.asarray(drawn)[self._rows]
+
+    return draw
+
+
+def _check_labels(examples: Examples) -> None:
+  wrong = (examples.labels < 0) | (examples.labels >= examples.num_classes)
+  if wrong.any():
+    row = int(wrong.argmax())
+    raise ValueError(
+      f"example {row} has label {examples.labels[row]}, expected 0 to"
+      f" {examples.num_classes - 1} (K = {examples.num_classes}): correct the labels,"
+      " or add the missing class names"
+    )

@@ -1,0 +1,74 @@
+"""What a label may be: a class 0..K-1, padding (< 0), or an error (>= K).
+
+Indexing in JAX never raises, so every loss states these three cases through the
+functions below instead of reading some other class's row.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+
+def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> None:
+  """Raises where a label has no class; to be called on the host, before a run.
+
+  Args:
+    labels: [B] or any shape; negative labels mark padding and pass.
+    num_classes: K, the number of rows of the center bank.
+
+  Raises:
+    ValueError: naming the first label >= K, its position, and K.
+  """
+  flat = np.asarray(labels).reshape(-1)
+  if not np.issubdtype(flat.dtype, np.integer):
+    raise ValueError(f"labels have dtype {flat.dtype}; expected integers 0..K-1")
+  bad = np.flatnonzero(flat >= num_classes)
+  if bad.size:
+    raise ValueError(
+      f"label {flat[bad[0]]} at position {bad[0]} has no class: num_classes is "
+      f"{num_classes}, so labels go from 0 to {num_classes - 1}"
+    )
+
+
+def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
+  """At least float32: half precision and integers are raised to it, float64 is kept."""
+  return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+
+
+def drop_padding(
+  embeddings: Num[Array, "B D"], labels: Int[Array, " B"]
+) -> Float[Array, "B D"]:
+  """Widens to float32 and zeroes padding rows, so that not even a NaN gets through.
+
+  Masking the loss alone is not enough: `where` passes `0 * NaN` into the gradient.
+  """
+  return jnp.where(labels[:, None] < 0, 0.0, widen(embeddings))
+
+
+def mask_loss(
+  loss: Float[Array, " B"], labels: Int[Array, " B"], num_classes: int
+) -> Float[Array, " B"]:
+  """Per-example loss with 0 where the label is padding and NaN where it is >= K."""
+  return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
+
+
+def mean_over_examples(
+  loss: Float[Array, " B"], labels: Int[Array, " B"], axis_name: str | None = None
+) -> Float[Array, ""]:
+  """Mean of a per-example loss over the examples that are not padding.
+
+  Args:
+    loss: [B], zero on padding rows.
+    labels: [B].
+    axis_name: a mapped axis (`pmap`, `shard_map`) over which the batch is split; the
+      mean is then that of the global batch, and gradients are to be averaged with
+      `lax.pmean`, as in any data-parallel program.
+
+  Returns:
+    A scalar; 0 if every row is padding.
+  """
+  total, count = loss.sum(), (labels >= 0).sum()
+  if axis_name is not None:
+    total, count = jax.lax.psum((total, count), axis_name)
+  return total / jnp.maximum(count, 1).astype(total.dtype)

@@ -1,0 +1,1 @@
+"""Networks from images to embeddings; any of them can be swapped for your own."""

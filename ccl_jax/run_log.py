@@ -1,0 +1,60 @@
+"""What a run reports while it goes on: `metrics.jsonl`, and TensorBoard's copy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+Event = dict[str, Any]  # {"event": kind, "step": int, name: number, ...}
+
+
+def read_events(path: str | Path) -> list[Event]:
+  """The events of a `metrics.jsonl`, in order; none where there is no file.
+
+  A last line cut short by a kill is left out.
+  """
+  path = Path(path)
+  lines = path.read_text().split("\n")[:-1] if path.exists() else []
+  return [json.loads(line) for line in lines]
+
+
+class RunLog:
+  """Appends events to `metrics.jsonl` and to a TensorBoard log; a context manager.
+
+  Args:
+    directory: of the run.
+    step: where the run starts or resumes. Events after it, left by a run that was
+      killed past its last checkpoint, are dropped: they are about to be made again.
+  """
+
+  def __init__(self, directory: str | Path, *, step: int):
+    path = Path(directory) / "metrics.jsonl"
+    self.events = [e for e in read_events(path) if e["step"] <= step]
+    rewritten = path.with_suffix(".tmp")
+    rewritten.write_text("".join(json.dumps(e) + "\n" for e in self.events))
+    rewritten.replace(path)
+    self._file = path.open("a")
+    self._board = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=step)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self._file.close()
+    self._board.close()
+
+  @property
+  def seconds(self) -> float:
+    """Training time up to the last event, over all sessions of the run."""
+    return max((e.get("seconds", 0.0) for e in self.events), default=0.0)
+
+  def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    """Logs one event of a kind (`train`, `validation`, `test`) at a step."""
+    event = {"event": kind, "step": step, **values}
+    self.events.append(event)
+    self._file.write(json.dumps(event) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      # TensorBoard groups by the part before a slash and takes no "@".
+      self._board.add_scalar(f"{kind}/{name.replace('@', '_at_')}", value, step)

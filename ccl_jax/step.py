@@ -1,0 +1,125 @@
+"""The train state, and the one train step that serves every loss and placement."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Key, Num, PyTree
+
+from ccl_jax.labels import mean_over_examples
+from ccl_jax.objectives import Objective
+
+Batch = Mapping[str, Any]  # {"image": [B, H, W, C], "label": [B]}
+
+
+@struct.dataclass
+class TrainState:
+  """All that a run carries from step to step: arrays only, one tree.
+
+  Its shardings and its checkpoint are trees of the same shape.
+  """
+
+  step: PyTree  # i32 scalar: steps taken
+  params: PyTree  # {"model": ..., "objective": ...}
+  model_state: PyTree  # what the model keeps beside its params, as batch statistics
+  objective_state: PyTree  # the center bank, a memory, or nothing
+  opt_state: PyTree
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def init_state(
+  key: Key[Array, ""],
+  model: nn.Module,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  image: Num[np.ndarray, "H W C"],
+) -> TrainState:
+  """Draws the parameters; `image` is any one example, for its shape and type."""
+  model_key, objective_key = jax.random.split(key)
+  variables = jax.jit(model.init)(model_key, image[None])
+  model_state = {name: v for name, v in variables.items() if name != "params"}
+  objective_params, objective_state = objective.init(objective_key)
+  params = {"model": variables["params"], "objective": objective_params}
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    model_state=model_state,
+    objective_state=objective_state,
+    opt_state=optimizer.init(params),
+  )
+
+
+def make_train_step(
+  model: nn.Module,
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  *,
+  key: Key[Array, ""],
+  axis_name: str | None = None,
+) -> TrainStep:
+  """A pure step `(state, batch) -> (state, metrics)`, for `placement` to compile.
+
+  Args:
+    model: maps images [B, H, W, C] to embeddings [B, D].
+    objective: the loss and what it learns or remembers.
+    optimizer: over `{"model", "objective"}` params.
+    key: randomness of the model; every step folds its number in, so that a resumed run
+      draws what an uninterrupted one would have drawn.
+    axis_name: the mapped axis under `pmap`; None under `jit`, where the batch is global
+      and needs no collective.
+
+  Returns:
+    The step. Its metrics are scalars: `loss`, the mean over the examples of the global
+    batch, and `grad_norm`.
+  """
+
+  def train_step(state: TrainState, batch: Batch):
+    def loss_fn(params):
+      embeddings, model_state = model.apply(
+        {"params": params["model"], **state.model_state},
+        batch["image"],
+        train=True,
+        mutable=list(state.model_state),
+        rngs={"dropout": jax.random.fold_in(key, state.step)},
+      )
+      losses, objective_state = objective.apply(
+        params["objective"], state.objective_state, embeddings, batch
+      )
+      loss = mean_over_examples(losses, batch["label"], axis_name)
+      return loss, (model_state, objective_state)
+
+    (loss, (model_state, objective_state)), grads = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(state.params)
+    if axis_name is not None:
+      grads = jax.lax.pmean(grads, axis_name)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      model_state=model_state,
+      objective_state=objective_state,
+      opt_state=opt_state,
+    )
+    return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+  return train_step
+
+
+def make_embed_step(
+  model: nn.Module,
+) -> Callable[[TrainState, Any], Float[Array, "B D"]]:
+  """A pure step `(state, images [B, H, W, C]) -> [B, D]`, float32, for evaluation."""
+
+  def embed_step(state: TrainState, images):
+    variables = {"params": state.params["model"], **state.model_state}
+    return jnp.asarray(model.apply(variables, images, train=False), jnp.float32)
+
+  return embed_step

@@ -1,0 +1,54 @@
+"""The schema of an experiment: every field and its default, once.
+
+Read by `experiments` alone; the library takes explicit arguments.
+"""
+
+import dataclasses
+from typing import Literal
+
+LossName = Literal["center_contrastive", "normalized_softmax", "cosface"]
+
+
+@dataclasses.dataclass
+class Config:
+  """All that a run depends on. Rates are per step; sizes are of the global batch."""
+
+  seed: int = 0  # of parameters, data order, views and held-out classes
+
+  # Data.
+  dataset: Literal["glyphs", "folder"] = "glyphs"  # embedded, or your own images
+  data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
+  fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
+  images: str | None = None  # folder: the root of class/image files
+  image_size: int = 32  # pixels; pictures of another size are resized and cropped
+  channels: Literal[1, 3] = 1  # 1: grey, 3: RGB
+  validation_fraction: float = 0.1  # of the train classes, held out to tune on
+  view: Literal["none", "warp", "crop_and_flip"] = "warp"  # random change of an image
+  num_workers: int = 0  # processes that decode images; 0: threads of this one
+
+  # Model.
+  dim: int = 128  # D, length of an embedding
+
+  # Loss. Which of the numbers a loss reads: its docstring in ccl_jax.losses.
+  loss: LossName = "center_contrastive"  # or normalized_softmax, cosface
+  centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
+  scale: float = 16.0  # s; normalized_softmax: 1 / temperature
+  margin: float = 0.1  # m, in units of cosine
+  center_weight: float = 1.0  # lambda of the pull to the own center
+  momentum: float = 0.5  # mu of the bank; of no effect on trained centers
+
+  # Optimizer: AdamW for the model, Adam for trained centers, warm-up and cosine.
+  learning_rate: float = 1e-3  # peak, of the model
+  centers_learning_rate: float = 0.03  # peak, of trained centers
+  weight_decay: float = 0.05  # of the model's matrices
+  warmup_steps: int = 100  # of linear rise
+
+  # Run.
+  steps: int = 2000  # in all
+  batch_size: int = 128  # of all devices together
+  parallel: Literal["jit", "pmap"] = "jit"  # how the step is spread over devices
+  log_every: int = 20  # steps between lines of metrics.jsonl
+  eval_every: int = 500  # steps between evaluations on validation classes
+  checkpoint_every: int = 500  # steps between checkpoints
+  keep_checkpoints: int = 2  # how many of the newest stay
+  recall_at: tuple[int, ...] = (1, 2, 4, 8)  # the K of Recall@K

@@ -1,0 +1,1 @@
+"""Command lines over `ccl_jax`: train, evaluate, retrieve, benchmarks."""

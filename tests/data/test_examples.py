@@ -1,0 +1,172 @@
+"""Examples: decoding, subsets and held-out classes."""
+
+import ast
+import io
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ccl_jax.data
+from ccl_jax.data.examples import Decoded, Examples, hold_out_classes
+
+
+def encoded(pixels, kind="PNG"):
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, kind)
+  return file.getvalue()
+
+
+def of_images(*images, **options):
+  return Examples(
+    source=[{"image": image} for image in images],
+    indices=np.arange(len(images)),
+    labels=np.arange(len(images), dtype=np.int32),
+    class_names=tuple(f"c{i}" for i in range(len(images))),
+    **options,
+  )
+
+
+def of_labels(labels, num_classes):
+  images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+  return Examples(
+    source=Decoded(images),
+    indices=np.arange(len(labels)),
+    labels=np.array(labels, np.int32),
+    class_names=tuple(f"class {k}" for k in range(num_classes)),
+    channels=1,
+  )
+
+
+def test_bytes_paths_and_arrays_give_the_same_pixels(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  (tmp_path / "a.png").write_bytes(encoded(pixels))
+  examples = of_images(encoded(pixels), str(tmp_path / "a.png"), pixels)
+  for example in (examples[i] for i in range(3)):
+    assert example["image"].dtype == np.uint8
+    np.testing.assert_array_equal(example["image"], pixels)
+  assert examples[1]["label"].dtype == np.int32 and examples[1]["label"] == 1
+
+
+def test_images_are_cut_to_the_central_square():
+  wide = np.zeros((10, 30, 3), np.uint8)
+  wide[:, 10:20] = 255  # exactly the central square
+  image = of_images(encoded(wide), image_size=5)[0]["image"]
+  assert image.shape == (5, 5, 3) and image.min() > 100 and image[2, 2, 0] == 255
+
+
+def test_grey_and_colour_are_converted():
+  grey, colour = np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)
+  assert of_images(encoded(colour), channels=1)[0]["image"].shape == (4, 4, 1)
+  np.testing.assert_array_equal(
+    of_images(encoded(grey))[0]["image"], [[[7] * 3] * 4] * 4
+  )
+
+
+def test_a_photo_is_turned_upright():
+  image = Image.new("RGB", (4, 2), "red")
+  exif = Image.Exif()
+  exif[0x0112] = 6  # orientation: rotate by 90 degrees to view
+  file = io.BytesIO()
+  image.save(file, "JPEG", exif=exif)
+  assert of_images(file.getvalue())[0]["image"].shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image at all", None])
+def test_an_unreadable_image_is_named(damage, tmp_path):
+  whole = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+  path = tmp_path / "broken.png"
+  path.write_bytes(whole[:500] if damage is None else damage)
+  with pytest.raises(
+    ValueError, match=r"broken\.png of class c0 .*: replace or delete"
+  ):
+    of_images(str(path))[0]
+  with pytest.raises(ValueError, match="cannot read image record 1 of class c1"):
+    of_images(whole, path.read_bytes())[1]
+
+
+def test_images_of_two_sizes_ask_for_image_size():
+  images = [encoded(np.zeros((size, 4, 3), np.uint8)) for size in (4, 5)]
+  with pytest.raises(ValueError, match="give image_size"):
+    of_images(*images).take(np.arange(2))
+  assert of_images(*images, image_size=4).take(np.arange(2))["image"].shape[0] == 2
+
+
+def test_decoded_examples_are_the_same_ones():
+  rng = np.random.default_rng(0)
+  images = [encoded(rng.integers(0, 256, (4, 4, 3), np.uint8)) for _ in range(4)]
+  examples = of_images(*images).subset([3, 1])
+  decoded = examples.decoded()
+  rows = np.array([1, 0, 1])
+  for field in ("image", "label"):
+    np.testing.assert_array_equal(decoded.take(rows)[field], examples.take(rows)[field])
+  assert decoded.source.images.shape == (2, 4, 4, 3) and decoded.decoded() is decoded
+
+
+def test_a_subset_numbers_its_classes_in_the_given_order():
+  some = of_labels([0, 1, 2, 3, 1], 4).subset([3, 1])
+  assert some.class_names == ("class 3", "class 1") and some.num_classes == 2
+  np.testing.assert_array_equal(some.labels, [1, 0, 1])
+  np.testing.assert_array_equal(
+    [e["image"].item() for e in map(some.__getitem__, [0, 1, 2])], [1, 3, 4]
+  )
+
+
+def test_examples_travel_to_other_processes():
+  examples = pickle.loads(
+    pickle.dumps(of_images(encoded(np.zeros((2, 2, 3), np.uint8))))
+  )
+  assert examples[0]["image"].shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("fraction,held", [(0.2, 2), (0.5, 5)])
+def test_held_out_classes_are_others_and_both_sides_dense(fraction, held):
+  examples = of_labels([k for k in range(10) for _ in range(3)], 10)
+  kept, out = hold_out_classes(examples, fraction, seed=1)
+  assert out is not None and out.num_classes == held and len(kept) + len(out) == 30
+  assert not set(kept.class_names) & set(out.class_names)
+  for side in (kept, out):
+    assert sorted(set(side.labels.tolist())) == list(range(side.num_classes))
+    for i in range(len(side)):  # the name goes with the image
+      example = side[i]
+      assert (
+        side.class_names[example["label"]] == f"class {example['image'].item() // 3}"
+      )
+
+
+def test_held_out_classes_depend_on_the_seed_alone():
+  examples = of_labels(range(50), 50)
+  names = [hold_out_classes(examples, 0.2, seed=s)[0].class_names for s in (3, 3, 4)]
+  assert names[0] == names[1] != names[2]
+
+
+def test_nothing_is_held_out_at_fraction_zero():
+  examples = of_labels(range(5), 5)
+  assert hold_out_classes(examples, 0.0, seed=0) == (examples, None)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.9, 1.5, -0.1])
+def test_both_sides_need_two_classes(fraction):
+  with pytest.raises(ValueError, match=f"fraction {fraction} of 10 classes .* least 2"):
+    hold_out_classes(of_labels(range(10), 10), fraction, seed=0)
+
+
+def test_odd_fields_are_refused():
+  with pytest.raises(ValueError, match="channels is 4"):
+    of_images(np.zeros((2, 2, 3), np.uint8), channels=4)
+  with pytest.raises(ValueError, match="one length"):
+    Examples(
+      source=[], indices=np.arange(3), labels=np.zeros(2, np.int32), class_names=("a",)
+    )
+
+
+def test_no_module_of_the_data_imports_jax():
+  for path in pathlib.Path(ccl_jax.data.__path__[0]).glob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      names = [alias.name for alias in getattr(node, "names", [])]
+      names.append(getattr(node, "module", None) or "")
+      if isinstance(node, ast.Import | ast.ImportFrom):
+        roots = {name.split(".")[0] for name in names}
+        assert not roots & {"jax", "flax", "jaxtyping", "optax"}, path

@@ -1,0 +1,242 @@
+"""Glyphs: built from six small fonts, and the counts of the default ones."""
+
+import collections
+import json
+import pathlib
+import pickle
+
+import matplotlib
+import numpy as np
+import pytest
+from fontTools import subset
+from fontTools.ttLib import TTFont
+
+from ccl_jax.data import glyphs
+from ccl_jax.data.glyphs import Glyphs
+
+FACES = [
+  "DejaVuSans.ttf",
+  "DejaVuSans-Bold.ttf",
+  "DejaVuSans-Oblique.ttf",
+  "DejaVuSerif.ttf",
+  "DejaVuSansMono.ttf",
+  "STIXGeneral.ttf",
+]
+# Latin letters; Greek Alpha and Cyrillic A, which look like A; and a space.
+CHARACTERS = [*range(0x41, 0x5B), *range(0x61, 0x7B), 0x391, 0x410, 0x20]
+
+
+@pytest.fixture(scope="session")
+def fonts(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("fonts")
+  for name in FACES:
+    font = TTFont(pathlib.Path(matplotlib.get_data_path(), "fonts/ttf", name))
+    options = subset.Options()
+    options.notdef_outline = True
+    small = subset.Subsetter(options)
+    # Only one face has z: too few for a class.
+    small.populate(unicodes=[c for c in CHARACTERS if c != 0x7A or name == FACES[0]])
+    small.subset(font)
+    font.save(folder / name)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def built(fonts, tmp_path_factory):
+  """The folder of a finished build, read once."""
+  data_dir = tmp_path_factory.mktemp("tfds")
+  glyphs.load(data_dir, fonts=fonts)
+  return data_dir
+
+
+def records(fonts, data_dir):
+  builder = Glyphs(fonts=fonts, data_dir=data_dir)
+  undecoded = {"image": glyphs.tfds.decode.SkipDecoding()}
+  return builder, {
+    split: list(builder.as_data_source(split=split, decoders=undecoded))
+    for split in ("train", "test")
+  }
+
+
+def test_counts_and_classes_of_the_build(fonts, built):
+  builder, splits = records(fonts, built)
+  # 25 lower-case letters, 26 capitals with two that look like A.
+  assert builder.info.metadata["counts"] == {"classes": 51} | {
+    split: len(found) for split, found in splits.items()
+  }
+  pairs = {
+    split: collections.Counter((r["character"], r["face"]) for r in found)
+    for split, found in splits.items()
+  }
+  assert set(pairs["train"].values()) == {2} and set(pairs["test"].values()) == {1}
+  assert len(pairs["train"]) + len(pairs["test"]) == 53 * 6
+  train, test = ({char for char, _ in pairs[split]} for split in ("train", "test"))
+  assert not train & test and len(train | test) == 53
+  assert b"z" not in train | test and b" " not in train | test
+
+
+def test_characters_that_look_alike_are_one_class(fonts, built):
+  _, splits = records(fonts, built)
+  labels = {r["character"].decode(): r["label"] for f in splits.values() for r in f}
+  assert labels["A"] == labels["Α"] == labels["А"] != labels["B"]
+  assert len(set(labels.values())) == 51
+
+
+def test_labels_are_dense_and_names_tell_the_character(fonts, built):
+  train, test = glyphs.load(built, fonts=fonts)
+  assert (train.num_classes, test.num_classes) == (25, 26)
+  assert not set(train.class_names) & set(test.class_names)
+  _, splits = records(fonts, built)
+  for examples, found in ((train, splits["train"]), (test, splits["test"])):
+    assert sorted(set(examples.labels.tolist())) == list(range(examples.num_classes))
+    assert examples[0]["image"].shape == (32, 32, 1)
+    for label, record in zip(examples.labels, found, strict=True):
+      name = examples.class_names[label]
+      assert ord(record["character"].decode()) in {int(name[2:], 16), 0x391, 0x410}
+
+
+def test_images_are_glyphs_with_noise(fonts, built):
+  images = glyphs.load(built, fonts=fonts)[1].take(np.arange(100))["image"]
+  corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(float)
+  assert (images.max((1, 2, 3)) > 120).all()  # the glyph, of contrast 0.6 at least
+  assert 5 < corners.mean() < 20  # half of a normal of sigma 25.5, below 0 cut off
+
+
+def test_the_info_tells_the_fonts_and_the_versions(fonts, built):
+  folder = pathlib.Path(Glyphs(fonts=fonts, data_dir=built).data_dir)
+  metadata = json.loads((folder / "metadata.json").read_text())
+  assert sorted(metadata["fonts"]) == sorted(FACES)
+  digest = glyphs.hashlib.sha256((fonts / FACES[0]).read_bytes()).hexdigest()
+  assert metadata["fonts"][FACES[0]] == digest
+  assert metadata["pillow"] == glyphs.Image.__version__ and metadata["freetype"]
+
+
+def test_two_builds_have_the_same_bytes(fonts, built, tmp_path):
+  glyphs.load(tmp_path, fonts=fonts)
+  one, other = (
+    {
+      path.relative_to(root): path.read_bytes()
+      for path in root.rglob("*.array_record*")
+    }
+    for root in (built, tmp_path)
+  )
+  assert len(one) == 2 and one == other
+
+
+def test_a_warp_depends_on_its_own_character_face_and_copy(fonts):
+  face, other = glyphs.find_faces(fonts)[:2]
+  drawn = glyphs._draw([face], 1)[0]
+  some = [drawn[ord(c)] for c in "abc"]
+  together = glyphs._warp(some, [97, 98, 99], face, 0)
+  np.testing.assert_array_equal(glyphs._warp(some[1:2], [98], face, 0)[0], together[1])
+  for changed in (
+    glyphs._warp(some[1:2], [97], face, 0),
+    glyphs._warp(some[1:2], [98], other, 0),
+    glyphs._warp(some[1:2], [98], face, 1),
+  ):
+    assert (changed[0] != together[1]).mean() > 0.3
+
+
+def test_blur_is_a_gaussian():
+  image = np.zeros((1, 7, 7), np.float32)
+  image[0, 3, 3] = 1
+  seen = glyphs._blur(image, np.array([0.6]))[0]
+  line = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 0.6**2))
+  np.testing.assert_allclose(
+    seen[1:6, 1:6], np.outer(line, line) / line.sum() ** 2, atol=1e-6
+  )
+  np.testing.assert_allclose(glyphs._blur(image, np.zeros(1)), image)
+
+
+def test_a_second_load_only_reads(fonts, built, monkeypatch):
+  before = glyphs.load(built, fonts=fonts)
+  monkeypatch.setattr(glyphs, "_draw", None)
+  monkeypatch.setattr(glyphs, "_decode", None)
+  for one, other in zip(before, glyphs.load(built, fonts=fonts), strict=True):
+    np.testing.assert_array_equal(one.source.images, other.source.images)
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("victim,calls", [("_png", 100), ("_png", 400), ("_decode", 1)])
+def test_an_interrupted_build_is_done_again(
+  victim, calls, fonts, built, tmp_path, monkeypatch
+):
+  original, count = getattr(glyphs, victim), iter(range(10**6))
+
+  def stop(*args):
+    if next(count) == calls:
+      raise KeyboardInterrupt
+    return original(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(glyphs, victim, stop)
+    with pytest.raises(KeyboardInterrupt):
+      glyphs.load(tmp_path, fonts=fonts)
+  again, whole = glyphs.load(tmp_path, fonts=fonts), glyphs.load(built, fonts=fonts)
+  for one, other in zip(again, whole, strict=True):
+    np.testing.assert_array_equal(one.source.images, other.source.images)
+
+
+def test_other_fonts_or_rules_have_a_folder_of_their_own(fonts, tmp_path):
+  name = glyphs.find_faces(fonts)[0].name
+  smaller = tmp_path / "fonts"
+  smaller.mkdir()
+  for path in fonts.iterdir():
+    if path.name != name:
+      (smaller / path.name).write_bytes(path.read_bytes())
+  folders = [
+    Glyphs(fonts=fonts, data_dir=tmp_path).data_dir,
+    Glyphs(fonts=fonts, min_faces=5, data_dir=tmp_path).data_dir,
+    Glyphs(fonts=smaller, min_faces=5, data_dir=tmp_path).data_dir,
+  ]
+  (smaller / FACES[3]).write_bytes((fonts / FACES[4]).read_bytes())
+  folders.append(Glyphs(fonts=smaller, min_faces=5, data_dir=tmp_path).data_dir)
+  assert len(set(folders)) == 4
+
+
+def test_a_builder_survives_pickling(fonts, built):
+  builder = pickle.loads(pickle.dumps(Glyphs(fonts=fonts, data_dir=built)))
+  assert builder.data_dir == Glyphs(fonts=fonts, data_dir=built).data_dir
+
+
+def test_unusable_fonts_are_named(fonts, tmp_path):
+  with pytest.raises(ValueError, match="nowhere' is not a folder: give one"):
+    glyphs.load(tmp_path, fonts=tmp_path / "nowhere")
+  with pytest.raises(ValueError, match="holds no .ttf, .otf or .ttc file: put fonts"):
+    glyphs.load(tmp_path, fonts=tmp_path)
+  with pytest.raises(ValueError, match="found 6 faces, and a class needs 7: add fonts"):
+    Glyphs(fonts=fonts, min_faces=7, data_dir=tmp_path)
+  (tmp_path / "broken.ttf").write_bytes(b"not a font")
+  with pytest.raises(ValueError, match=r"broken\.ttf is not a font .*: remove it"):
+    glyphs.load(tmp_path, fonts=tmp_path)
+
+
+def test_changed_default_fonts_are_named(monkeypatch, tmp_path):
+  changed = dict.fromkeys(["DejaVuSans.ttf"], "0" * 16)
+  monkeypatch.setattr(glyphs, "DEFAULT_FONTS", glyphs.DEFAULT_FONTS | changed)
+  with pytest.raises(ValueError, match=r"\['DejaVuSans.ttf'\] .* differ by checksum"):
+    glyphs.load(tmp_path)
+  missing = {"Gone.ttf": "0" * 16}
+  monkeypatch.setattr(glyphs, "DEFAULT_FONTS", glyphs.DEFAULT_FONTS | missing)
+  with pytest.raises(ValueError, match=r"lacks the fonts \['Gone.ttf'\]: reinstall"):
+    glyphs.load(tmp_path)
+
+
+def test_the_default_fonts_give_the_counts_of_the_benchmark(tmp_path):
+  builder = Glyphs(data_dir=tmp_path)
+  builder._split_generators(None)  # draws and counts all; a difference would warn
+  assert builder.info.metadata["counts"] == glyphs.DEFAULT_COUNTS
+  assert builder.info.metadata["fonts"].keys() == glyphs.DEFAULT_FONTS.keys()
+
+
+def test_another_rasteriser_only_warns(fonts, monkeypatch, tmp_path):
+  drawn = glyphs._draw(glyphs.find_faces(fonts), 6)
+  monkeypatch.setattr(glyphs, "_draw", lambda *_: drawn)
+  with pytest.warns(UserWarning, match="the benchmark has .*'classes': 3464.* Pillow"):
+    Glyphs(data_dir=tmp_path)._split_generators(None)
+
+
+def test_too_few_shared_characters(fonts, monkeypatch, tmp_path):
+  monkeypatch.setattr(glyphs, "_draw", lambda *_: [{65: b"A", 66: b"B", 67: b"C"}])
+  with pytest.raises(ValueError, match="share 3 classes of characters, expected"):
+    Glyphs(fonts=fonts, data_dir=tmp_path)._split_generators(None)

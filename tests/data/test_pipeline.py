@@ -1,0 +1,172 @@
+"""Batches: order, splits over processes, saved iterators, padding."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from ccl_jax.data import views
+from ccl_jax.data.examples import Decoded, Examples
+from ccl_jax.data.pipeline import eval_batches, train_batches
+
+
+def numbered(total=23, num_classes=5, source=Decoded):
+  """Examples whose image says which one it is, in its upper left pixel."""
+  images = np.zeros((total, 6, 6, 1), np.uint8)
+  images[:, 0, 0, 0] = np.arange(total)
+  images[:, 2:4, 2:4] = 200
+  return Examples(
+    source=source(images),
+    indices=np.arange(total),
+    labels=np.arange(total, dtype=np.int32) % num_classes,
+    class_names=tuple("abcde"[:num_classes]),
+    channels=1,
+  )
+
+
+def undecoded(images):
+  return [{"image": image} for image in images]
+
+
+def first(batches, count):
+  return list(itertools.islice(batches, count))
+
+
+def rows(batches):
+  return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+
+
+def assert_equal(some, others):
+  assert len(some) == len(others)
+  for one, other in zip(some, others, strict=True):
+    np.testing.assert_array_equal(one["image"], other["image"])
+    np.testing.assert_array_equal(one["label"], other["label"])
+
+
+@pytest.mark.parametrize("source", [Decoded, undecoded])
+def test_every_epoch_is_a_permutation_and_no_two_are_alike(source):
+  # 23 batches of 5 are 5 epochs of 23: most epochs end within a batch.
+  batches = first(train_batches(numbered(source=source), batch_size=5, seed=0), 23)
+  for batch in batches:
+    assert batch["image"].shape == (5, 6, 6, 1) and batch["image"].dtype == np.uint8
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 5)
+  epochs = rows(batches).reshape(5, 23)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(23))
+  assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  def run(seed):
+    return first(train_batches(numbered(), batch_size=5, seed=seed, view=views.warp), 9)
+
+  assert_equal(run(7), run(7))
+  assert (rows(run(7)) != rows(run(8))).any()
+
+
+def test_views_are_drawn_anew_for_each_batch_and_seed():
+  def run(seed):
+    one = numbered(total=1, num_classes=1)  # the same batch at every step
+    return first(train_batches(one, batch_size=1, seed=seed, view=views.noise), 3)
+
+  images = [batch["image"].tobytes() for seed in (0, 1) for batch in run(seed)]
+  assert len(set(images)) == 6
+
+
+@pytest.mark.parametrize("consumed", [0, 1, 7])
+def test_a_restored_iterator_goes_on_as_if_never_stopped(consumed):
+  batches = train_batches(numbered(), batch_size=5, seed=1, view=views.warp)
+  whole = first(batches, consumed + 6)
+  iterator = iter(batches)
+  first(iterator, consumed)
+  time.sleep(0.05)  # let it read ahead: what is read is not yet consumed
+  state = iterator.get_state()
+  first(iterator, 2)
+  fresh = iter(train_batches(numbered(), batch_size=5, seed=1, view=views.warp))
+  fresh.set_state(state)
+  assert_equal(first(fresh, 6), whole[consumed:])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("view", [None, views.warp, views.crop_and_flip, views.noise])
+def test_processes_together_see_the_batch_of_one(processes, view):
+  def run(**place):
+    batches = train_batches(numbered(), batch_size=12, seed=2, view=view, **place)
+    return first(batches, 5)
+
+  parts = [run(process_index=p, process_count=processes) for p in range(processes)]
+  joined = [
+    {field: np.concatenate([part[field] for part in step]) for field in step[0]}
+    for step in zip(*parts, strict=True)
+  ]
+  assert parts[0][0]["image"].shape[0] == 12 // processes
+  assert_equal(joined, run())
+
+
+def test_a_view_must_draw_a_row_for_each_image():
+  def careless(images, rng):
+    return images + rng.integers(2)
+
+  with pytest.raises(TypeError, match="size"):
+    next(iter(train_batches(numbered(), batch_size=4, seed=0, view=careless)))
+
+
+def test_worker_processes_give_the_same_batches():
+  def run(**workers):
+    return train_batches(numbered(), batch_size=5, seed=3, view=views.warp, **workers)
+
+  iterator = iter(run(num_workers=1))
+  try:
+    assert_equal(first(iterator, 3), first(run(), 3))
+    state = iterator.get_state()
+  finally:
+    iterator.close()
+  assert state
+
+
+@pytest.mark.parametrize("total,batch_size,padded", [(23, 5, 2), (20, 5, 0), (3, 8, 5)])
+def test_evaluation_sees_each_example_once_in_batches_of_one_size(
+  total, batch_size, padded
+):
+  batches = list(eval_batches(numbered(total), batch_size=batch_size))
+  assert all(batch["image"].shape == (batch_size, 6, 6, 1) for batch in batches)
+  assert all(batch["image"].dtype == np.uint8 for batch in batches)
+  labels = np.concatenate([batch["label"] for batch in batches])
+  assert labels.dtype == np.int32 and (labels == -1).sum() == padded
+  np.testing.assert_array_equal(rows(batches)[labels >= 0], np.arange(total))
+  np.testing.assert_array_equal(labels[:total], np.arange(total) % 5)
+
+
+@pytest.mark.parametrize("batch_size", [0, 24])
+def test_a_batch_that_the_data_cannot_fill(batch_size):
+  message = f"batch_size is {batch_size} with 23 examples: give 1 to 23"
+  with pytest.raises(ValueError, match=message):
+    train_batches(numbered(), batch_size=batch_size, seed=0)
+
+
+def test_a_batch_that_does_not_divide():
+  with pytest.raises(ValueError, match="10 does not divide among 4 .* such as 8"):
+    train_batches(numbered(), batch_size=10, seed=0, process_count=4)
+  with pytest.raises(
+    ValueError, match="process_index is 2 of 2 processes: give 0 to 1"
+  ):
+    train_batches(numbered(), batch_size=4, seed=0, process_index=2, process_count=2)
+
+
+def test_evaluation_needs_examples():
+  empty = numbered().subset([])
+  with pytest.raises(ValueError, match="batch_size is 4 with 0 examples"):
+    eval_batches(empty, batch_size=4)
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_outside_of_the_classes_is_named(label):
+  examples = numbered()
+  examples.labels[11] = label
+  expected = rf"example 11 has label {label}, expected 0 to 4 \(K = 5\)"
+  with pytest.raises(ValueError, match=expected):
+    train_batches(examples, batch_size=4, seed=0)
+  with pytest.raises(ValueError, match=expected):
+    eval_batches(examples, batch_size=4)

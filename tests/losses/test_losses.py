@@ -1,0 +1,252 @@
+"""One list of properties, run over every loss."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax import losses
+from tests.losses import oracles
+
+
+class Case(NamedTuple):
+  loss: object
+  oracle: object
+  settings: dict
+
+
+CASES = {
+  "center_contrastive": Case(
+    losses.center_contrastive,
+    oracles.center_contrastive,
+    {"scale": 16.0, "margin": 0.2, "center_weight": 1.5},
+  ),
+  "center_loss": Case(losses.center_loss, oracles.center_loss, {}),
+  "contrastive_center": Case(
+    losses.contrastive_center, oracles.contrastive_center, {"delta": 0.7}
+  ),
+  "normalized_softmax": Case(
+    losses.normalized_softmax, oracles.normalized_softmax, {"temperature": 0.1}
+  ),
+  "cosface": Case(losses.cosface, oracles.cosface, {"scale": 24.0, "margin": 0.35}),
+}
+NUM_CLASSES, DIM = 7, 5
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+  return CASES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def strict_types():
+  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    yield
+
+
+@pytest.fixture
+def examples():
+  rng = np.random.default_rng(0)
+  embeddings = rng.normal(size=(6, DIM)) * rng.uniform(0.1, 9, size=(6, 1))
+  labels = np.array([0, 3, 3, 6, 1, 3], np.int32)
+  vectors = rng.normal(size=(NUM_CLASSES, DIM)) * rng.uniform(0.1, 9, (NUM_CLASSES, 1))
+  return embeddings, labels, vectors
+
+
+def run(case, embeddings, labels, vectors, dtype=jnp.float32):
+  loss = partial(case.loss, **case.settings)
+  return loss(
+    jnp.asarray(embeddings, dtype), jnp.asarray(labels), jnp.asarray(vectors, dtype)
+  )
+
+
+def gradients(case, embeddings, labels, vectors, dtype=jnp.float32):
+  def total(embeddings, vectors):
+    return case.loss(embeddings, jnp.asarray(labels), vectors, **case.settings).sum()
+
+  return jax.grad(total, argnums=(0, 1))(
+    jnp.asarray(embeddings, dtype), jnp.asarray(vectors, dtype)
+  )
+
+
+def test_equals_its_formula(case, examples):
+  expected = case.oracle(*examples, **case.settings)
+  np.testing.assert_allclose(run(case, *examples), expected, rtol=1e-5)
+
+
+def test_equals_its_formula_in_float64(case, examples):
+  with jax.enable_x64(True):
+    values = run(case, *examples, dtype=jnp.float64)
+    assert values.dtype == jnp.float64
+    np.testing.assert_allclose(
+      values, case.oracle(*examples, **case.settings), rtol=1e-12
+    )
+
+
+def test_gradients_equal_finite_differences(case, examples):
+  embeddings, labels, vectors = examples
+
+  def of_embeddings(x):
+    return case.oracle(x, labels, vectors, **case.settings).sum()
+
+  def of_vectors(c):
+    return case.oracle(embeddings, labels, c, **case.settings).sum()
+
+  with jax.enable_x64(True):
+    by_embedding, by_vector = gradients(case, *examples, dtype=jnp.float64)
+    np.testing.assert_allclose(
+      by_embedding, oracles.slope(of_embeddings, embeddings), rtol=1e-6, atol=1e-7
+    )
+    np.testing.assert_allclose(
+      by_vector, oracles.slope(of_vectors, vectors), rtol=1e-6, atol=1e-7
+    )
+
+
+def test_gradients_in_float32_equal_those_in_float64(case, examples):
+  single = gradients(case, *examples)
+  with jax.enable_x64(True):
+    double = gradients(case, *examples, dtype=jnp.float64)
+  for a, b in zip(single, double, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_length_of_embeddings_and_vectors_does_not_matter(case, examples):
+  embeddings, labels, vectors = examples
+  np.testing.assert_allclose(
+    run(case, 100 * embeddings, labels, vectors / 50), run(case, *examples), rtol=1e-4
+  )
+
+
+def test_half_precision_is_computed_in_float32(case, examples):
+  embeddings, labels, vectors = examples
+  half = np.asarray(jnp.asarray(embeddings, jnp.bfloat16), np.float64)
+  half_vectors = np.asarray(jnp.asarray(vectors, jnp.bfloat16), np.float64)
+  values = run(case, embeddings, labels, vectors, dtype=jnp.bfloat16)
+  assert values.dtype == jnp.float32
+  expected = case.oracle(half, labels, half_vectors, **case.settings)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e30, np.nan, np.inf])
+def test_padding_rows_change_nothing(case, examples, garbage):
+  embeddings, labels, vectors = examples
+  padded = np.concatenate([embeddings, np.full((2, DIM), garbage)])
+  padded_labels = np.concatenate([labels, [-1, -7]]).astype(np.int32)
+  values = run(case, padded, padded_labels, vectors)
+  np.testing.assert_array_equal(values[-2:], 0)
+  np.testing.assert_allclose(values[:-2], run(case, *examples), rtol=1e-6)
+  by_embedding, by_vector = gradients(case, padded, padded_labels, vectors)
+  np.testing.assert_array_equal(by_embedding[-2:], 0)
+  expected = gradients(case, *examples)
+  np.testing.assert_allclose(by_embedding[:-2], expected[0], rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(by_vector, expected[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_label_without_a_class_gives_nan_in_its_row_alone(case, examples):
+  embeddings, labels, vectors = examples
+  labels = labels.copy()
+  labels[2] = NUM_CLASSES
+  values = np.asarray(run(case, embeddings, labels, vectors))
+  assert np.isnan(values).tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("fill", [0.0, 1e-30, 1e15, -1e15])
+def test_extreme_inputs_give_finite_values_and_gradients(case, examples, fill):
+  embeddings, labels, vectors = (a.copy() for a in examples)
+  embeddings[1], vectors[2], vectors[labels[0]] = fill, fill, fill
+  assert np.isfinite(run(case, embeddings, labels, vectors)).all()
+  for gradient in gradients(case, embeddings, labels, vectors):
+    assert np.isfinite(gradient).all()
+
+
+def test_a_one_class_batch_is_finite(case, examples):
+  embeddings, _, vectors = examples
+  labels = np.full(6, 4, np.int32)
+  np.testing.assert_allclose(
+    run(case, embeddings, labels, vectors),
+    case.oracle(embeddings, labels, vectors, **case.settings),
+    rtol=1e-5,
+  )
+
+
+def test_permuting_the_batch_permutes_the_values(case, examples):
+  embeddings, labels, vectors = examples
+  order = np.array([3, 0, 5, 1, 4, 2])
+  np.testing.assert_allclose(
+    run(case, embeddings[order], labels[order], vectors),
+    run(case, *examples)[order],
+    rtol=1e-6,
+  )
+
+
+def test_compiled_and_mapped_equal_eager(case, examples):
+  embeddings, labels, vectors = map(jnp.asarray, examples)
+  embeddings, vectors = embeddings.astype(jnp.float32), vectors.astype(jnp.float32)
+  loss = partial(case.loss, **case.settings)
+  expected = loss(embeddings, labels, vectors)
+  compiled = jax.jit(loss)(embeddings, labels, vectors)
+  np.testing.assert_allclose(compiled, expected, rtol=1e-6)
+  mapped = jax.vmap(loss, in_axes=(0, 0, None))(
+    jnp.stack([embeddings, embeddings[::-1]]),
+    jnp.stack([labels, labels[::-1]]),
+    vectors,
+  )
+  np.testing.assert_allclose(mapped[0], expected, rtol=1e-6)
+  np.testing.assert_allclose(mapped[1], expected[::-1], rtol=1e-6)
+
+
+def test_center_contrastive_check_vector():
+  """Values of METHODS: derived by hand, apart from this code."""
+  i, j, k = np.arange(6)[:, None], np.arange(3)[:, None], np.arange(4)[None, :]
+  embeddings = np.sin(1 + 1.3 * i + 0.9 * k * (i + 1))
+  vectors = np.cos(0.5 + 1.1 * j + 0.7 * k * (j + 1))
+  labels = np.array([0, 0, 1, 1, 1, 2], np.int32)
+  arrays = (
+    jnp.asarray(embeddings, jnp.float32),
+    jnp.asarray(labels),
+    jnp.asarray(vectors, jnp.float32),
+  )
+  contrast = losses.cosface(*arrays, scale=16.0, margin=0.2).mean()
+  pull = 2 * losses.center_loss(*arrays).mean()
+  both = losses.center_contrastive(*arrays, scale=16.0, margin=0.2, center_weight=1.0)
+  np.testing.assert_allclose(contrast, 13.792028, atol=1e-5)
+  np.testing.assert_allclose(pull, 1.897276, atol=1e-5)
+  np.testing.assert_allclose(both.mean(), 15.689304, atol=1e-5)
+
+
+def test_center_contrastive_has_cosface_and_normalized_softmax_as_limits(examples):
+  embeddings, labels, vectors = examples
+  arrays = (
+    jnp.asarray(embeddings, jnp.float32),
+    jnp.asarray(labels),
+    jnp.asarray(vectors, jnp.float32),
+  )
+  contrast = partial(losses.center_contrastive, *arrays, center_weight=0.0)
+  np.testing.assert_array_equal(
+    contrast(scale=20.0, margin=0.3), losses.cosface(*arrays, scale=20.0, margin=0.3)
+  )
+  np.testing.assert_array_equal(
+    contrast(scale=20.0, margin=0.0),
+    losses.normalized_softmax(*arrays, temperature=1 / 20.0),
+  )
+
+
+def test_equal_centers_contrast_to_log_k(examples):
+  embeddings, labels, _ = examples
+  same = np.ones((NUM_CLASSES, DIM))
+  values = losses.normalized_softmax(
+    jnp.asarray(embeddings, jnp.float32),
+    jnp.asarray(labels),
+    jnp.asarray(same, jnp.float32),
+  )
+  np.testing.assert_allclose(values, np.log(NUM_CLASSES), rtol=1e-5)
+
+
+def test_the_mean_counts_examples_and_not_padding():
+  loss = jnp.array([2.0, 0.0, 4.0, 0.0])
+  mean = losses.mean_over_examples(loss, jnp.array([1, -1, 0, -2]))
+  assert mean == 3.0
+  assert losses.mean_over_examples(jnp.zeros(2), jnp.array([-1, -1])) == 0.0

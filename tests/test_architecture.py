@@ -1,0 +1,96 @@
+"""Who may import whom: the table that keeps the house in order."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Rooms from the ground up; a module imports only from rows above its own.
+ROWS = [
+  {"labels"},
+  {"centers"},
+  {"losses.proxy", "losses.center", "losses"},
+  {"retrieval"},
+  {"objectives"},
+  {"models", "models.glyph_net"},
+  {
+    "data",
+    "data.views",
+    "data.examples",
+    "data.glyphs",
+    "data.folder",
+    "data.pipeline",
+  },
+  {"optim"},
+  {"placement"},
+  {"step"},
+  {"checkpoint", "run_log"},
+  {"loop"},
+  {"report"},
+]
+# Which third-party packages a room may use; every room may use the standard library.
+LIGHT = {"jax", "jaxtyping", "numpy"}
+ALLOWED = {
+  "models": {"jax", "jaxtyping", "flax"},
+  "data": {"numpy", "grain", "PIL", "tensorflow_datasets", "matplotlib", "tqdm"},
+  "optim": {"jax", "optax"},
+  "step": LIGHT | {"flax", "optax"},
+  "checkpoint": LIGHT | {"orbax"},
+  "run_log": {"tensorboardX"},
+  "loop": LIGHT | {"tqdm"},
+  "report": {"matplotlib", "numpy", "jaxtyping", "PIL", "sklearn"},
+}
+MODULES = {
+  ".".join(path.relative_to(ROOT / "ccl_jax").with_suffix("").parts): path
+  for path in (ROOT / "ccl_jax").rglob("*.py")
+}
+MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
+MODULES.pop("__init__")
+
+
+def imports(path):
+  """Dotted names of all that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def row(module):
+  return next(i for i, members in enumerate(ROWS) if module in members)
+
+
+def room_of(dotted):
+  """`ccl_jax.losses.proxy.cosface` -> `losses.proxy`."""
+  parts = dotted.split(".")[1:]
+  while ".".join(parts) not in MODULES:
+    parts.pop()
+  return ".".join(parts)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_above(module):
+  top = module.split(".")[0]
+  allowed = ALLOWED.get(top, LIGHT) | set(sys.stdlib_module_names) | {"ccl_jax"}
+  for name in imports(MODULES[module]):
+    assert name.split(".")[0] in allowed, f"{module} imports {name}"
+    if name.startswith("ccl_jax."):
+      assert row(room_of(name)) <= row(module), f"{module} imports {name}"
+
+
+def test_the_loss_imports_without_the_experiments_packages():
+  listing = subprocess.run(
+    [sys.executable, "-X", "importtime", "-c", "import ccl_jax"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stderr
+  loaded = {line.split("|")[-1].strip().split(".")[0] for line in listing.splitlines()}
+  assert "ccl_jax" in loaded and "jax" in loaded
+  heavy = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib"}
+  assert not loaded & heavy

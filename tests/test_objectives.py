@@ -1,0 +1,189 @@
+"""The public loss, and what an objective may and may not move."""
+
+from functools import partial
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import ccl_jax
+from ccl_jax import losses, objectives
+from tests.losses import oracles
+
+NUM_CLASSES, DIM, FEATURES = 13, 6, 9
+
+
+@pytest.fixture
+def batch():
+  rng = np.random.default_rng(2)
+  features = jnp.asarray(rng.normal(size=(8, FEATURES)), jnp.float32)
+  return features, jnp.asarray(rng.integers(0, NUM_CLASSES, 8), jnp.int32)
+
+
+@pytest.fixture
+def bank():
+  return ccl_jax.centers.init(jax.random.key(0), NUM_CLASSES, DIM)
+
+
+@pytest.fixture
+def embeddings(batch):
+  return batch[0][:, :DIM]
+
+
+def test_the_loss_is_the_mean_over_examples_and_the_bank_is_updated(
+  batch, bank, embeddings
+):
+  _, labels = batch
+  labels = labels.at[3].set(-1)
+  loss, new_bank = ccl_jax.center_contrastive_loss(
+    embeddings, labels, bank, scale=8.0, margin=0.3, center_weight=2.0, momentum=0.25
+  )
+  kept = np.asarray(labels) >= 0
+  expected = oracles.center_contrastive(
+    np.asarray(embeddings, np.float64)[kept],
+    np.asarray(labels)[kept],
+    np.asarray(bank.centers, np.float64),
+    scale=8.0,
+    margin=0.3,
+    center_weight=2.0,
+  )
+  np.testing.assert_allclose(loss, expected.mean(), rtol=1e-5)
+  by_update = ccl_jax.centers.update(bank, embeddings, labels, momentum=0.25)
+  np.testing.assert_array_equal(new_bank.centers, by_update.centers)
+  np.testing.assert_array_equal(new_bank.counts, by_update.counts)
+
+
+def test_no_gradient_reaches_the_bank(batch, bank, embeddings):
+  def of_centers(centers):
+    return ccl_jax.center_contrastive_loss(
+      embeddings, batch[1], bank._replace(centers=centers)
+    )[0]
+
+  np.testing.assert_array_equal(jax.grad(of_centers)(bank.centers), 0)
+
+
+def test_a_label_without_a_class_makes_the_loss_nan(batch, bank, embeddings):
+  labels = batch[1].at[0].set(NUM_CLASSES)
+  loss, new_bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank)
+  assert jnp.isnan(loss)
+  assert jnp.isfinite(new_bank.centers).all()
+  with pytest.raises(ValueError, match=r"label 13 at position 0 .* num_classes is 13"):
+    ccl_jax.check_labels(labels, NUM_CLASSES)
+  ccl_jax.check_labels(np.array([-1, 0, NUM_CLASSES - 1]), NUM_CLASSES)
+  with pytest.raises(ValueError, match="float64"):
+    ccl_jax.check_labels(np.array([0.0]), NUM_CLASSES)
+
+
+def test_embeddings_of_another_dimension_are_refused(batch, bank):
+  with pytest.raises(ValueError, match="dim=9"):
+    ccl_jax.center_contrastive_loss(*batch, bank)
+
+
+def train(loss_fn, params, bank, batch, steps=40):
+  """Plain gradient descent, as a user of any framework would write it."""
+
+  @jax.jit
+  def step(params, bank):
+    (loss, bank), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, bank, batch)
+    return jax.tree.map(lambda p, g: p - 0.05 * g, params, grads), bank, loss
+
+  trace = []
+  for _ in range(steps):
+    params, bank, loss = step(params, bank)
+    trace.append(float(loss))
+  return trace
+
+
+def test_it_trains_a_linen_model(batch, bank):
+  features, labels = batch
+  model = nn.Dense(DIM)
+  params = model.init(jax.random.key(1), features)
+
+  def loss_fn(params, bank, batch):
+    return ccl_jax.center_contrastive_loss(
+      model.apply(params, batch[0]), batch[1], bank
+    )
+
+  trace = train(loss_fn, params, bank, batch)
+  assert trace[-1] < 0.5 * trace[0]
+
+
+def test_it_trains_an_nnx_model(batch, bank):
+  model = nnx.Linear(FEATURES, DIM, rngs=nnx.Rngs(1))
+  graph, params = nnx.split(model)
+
+  def loss_fn(params, bank, batch):
+    embeddings = nnx.merge(graph, params)(batch[0])
+    return ccl_jax.center_contrastive_loss(embeddings, batch[1], bank)
+
+  trace = train(loss_fn, params, bank, batch)
+  assert trace[-1] < 0.5 * trace[0]
+
+
+def test_it_trains_an_equinox_model(batch, bank):
+  model = eqx.nn.Linear(FEATURES, DIM, key=jax.random.key(1))
+
+  def loss_fn(model, bank, batch):
+    return ccl_jax.center_contrastive_loss(jax.vmap(model)(batch[0]), batch[1], bank)
+
+  trace = train(loss_fn, model, bank, batch)
+  assert trace[-1] < 0.5 * trace[0]
+
+
+def test_it_works_under_scan_vmap_and_remat(batch, bank, embeddings):
+  _, labels = batch
+  loss_fn = partial(ccl_jax.center_contrastive_loss, momentum=0.5)
+  expected, once = loss_fn(embeddings, labels, bank)
+  again, twice = loss_fn(embeddings, labels, once)
+
+  def visit(bank, _):
+    loss, bank = loss_fn(embeddings, labels, bank)
+    return bank, loss
+
+  scanned, trace = jax.lax.scan(visit, bank, None, length=2)
+  np.testing.assert_allclose(trace, [expected, again], rtol=1e-5)
+  np.testing.assert_allclose(scanned.centers, twice.centers, atol=1e-6)
+
+  banks = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), bank)
+  mapped, _ = jax.vmap(loss_fn, in_axes=(0, 0, 0))(
+    jnp.stack([embeddings] * 2), jnp.stack([labels] * 2), banks
+  )
+  np.testing.assert_allclose(mapped, [expected, expected], rtol=1e-5)
+
+  def scalar(embeddings):
+    return loss_fn(embeddings, labels, bank)[0]
+
+  np.testing.assert_allclose(
+    jax.grad(jax.checkpoint(scalar))(embeddings),
+    jax.grad(scalar)(embeddings),
+    rtol=1e-5,
+  )
+
+
+LOSS = partial(losses.center_contrastive, scale=8.0, margin=0.1, center_weight=1.0)
+
+
+def test_an_objective_with_a_bank_has_state_and_no_params(batch, embeddings):
+  objective = objectives.with_bank(LOSS, NUM_CLASSES, DIM, momentum=0.5)
+  params, bank = objective.init(jax.random.key(3))
+  assert params == {}
+  values, new_bank = objective.apply(params, bank, embeddings, {"label": batch[1]})
+  np.testing.assert_allclose(values, LOSS(embeddings, batch[1], bank.centers))
+  assert int(new_bank.counts.sum()) == len(embeddings)
+
+
+def test_an_objective_with_trained_centers_has_params_and_no_state(batch, embeddings):
+  objective = objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM)
+  params, state = objective.init(jax.random.key(3))
+  assert state == {}
+
+  def total(params):
+    return objective.apply(params, state, embeddings, {"label": batch[1]})[0].sum()
+
+  gradient = jax.grad(total)(params)["centers"]
+  assert gradient.shape == (NUM_CLASSES, DIM)
+  assert (jnp.abs(gradient).max(axis=1) > 0).all()

@@ -1,0 +1,351 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccl_jax import report
+
+RESULT = {
+  "recall@1": 0.7654,
+  "recall@8": 0.9123,
+  "map@r": 0.4321,
+  "r_precision": 0.5432,
+  "steps": 5000,
+  "seconds": 4020.0,
+  "versions": {"jax": "0.10.2"},
+}
+CONFIG = {"name": "glyphs", "seed": 3, "loss": {"scale": 16.0, "margin": 0.25}}
+
+
+def train_events(count=40):
+  fields = {"event": "train", "grad_norm": 1.0, "images_per_second": 900.0}
+  return [{**fields, "step": 10 * i, "loss": 9.0 / (1 + i)} for i in range(1, count)]
+
+
+def validation_events():
+  fields = {"event": "validation", "r_precision": 0.3}
+  return [
+    {**fields, "step": step, "recall@1": 0.5 + step / 1000, "map@r": 0.25}
+    for step in (100, 200, 300)
+  ]
+
+
+def pictures(count, shape=(32, 32)):
+  return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+
+
+@pytest.fixture
+def neighbours():
+  """Six queries among themselves; classes 0 0 1 1 2 and the lone class 3."""
+  images = pictures(6)
+  labels = np.array([0, 0, 1, 1, 2, 3])
+  return report.Neighbours(
+    query_images=images,
+    query_labels=labels,
+    gallery_images=images,
+    gallery_labels=labels,
+    indices=np.array([[1, 2], [2, 0], [0, 3], [4, 1], [0, 1], [0, 1]], np.int32),
+    similarities=np.array(
+      [
+        [0.95, 0.15],
+        [0.75, 0.25],
+        [0.85, 0.35],
+        [0.65, 0.45],
+        [0.99, 0.5],
+        [0.98, 0.5],
+      ],
+      np.float32,
+    ),
+    names={0: "zero", 1: "<one> & 'a' \"b\"", 2: "two"},
+  )
+
+
+def some_centers(count):
+  centers = np.random.default_rng(1).normal(size=(count, 8)).astype(np.float32)
+  return report.CenterMap(centers, pictures(count), [str(i) for i in range(count)])
+
+
+class Page(HTMLParser):
+  """Elements, visible text and balance of an HTML page."""
+
+  VOID = {"meta", "img", "br"}
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.text, self.open = [], [], []
+    self.feed(text)
+    self.text = " ".join(" ".join(self.text).split())
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if not self.open or self.open[-1] != "style":
+      self.text.append(data)
+
+  def every(self, tag):
+    return [attrs for name, attrs in self.elements if name == tag]
+
+
+def written(path, **parts):
+  defaults = {"config": CONFIG, "events": [], "result": RESULT}
+  report.write_report(path / "report.html", **(defaults | parts))
+  page = Page((path / "report.html").read_text("utf-8"))
+  assert page.open == []
+  return page
+
+
+@pytest.fixture
+def full_page(tmp_path, neighbours):
+  events = [*train_events(), *validation_events(), {"event": "test", "step": 400}]
+  return written(tmp_path, events=events, queries=neighbours, centers=some_centers(12))
+
+
+def test_the_page_refers_to_nothing_outside_itself(full_page):
+  for tag, attributes in full_page.elements:
+    assert tag not in ("script", "link", "iframe")
+    for name in ("src", "href", "xlink:href"):
+      assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    assert "url(http" not in attributes.get("style", "") + attributes.get(
+      "clip-path", ""
+    )
+
+
+def test_ids_are_unique_and_every_picture_has_words(full_page):
+  ids = [attrs["id"] for _, attrs in full_page.elements if "id" in attrs]
+  assert len(ids) == len(set(ids))
+  assert all(image["alt"] for image in full_page.every("img"))
+  assert all(svg["aria-label"] for svg in full_page.every("svg"))
+  assert len(full_page.every("svg")) == 4
+
+
+def test_the_page_holds_the_numbers(full_page):
+  for shown in (
+    "glyphs", "76.54 %", "43.21 %", "5,000", "1 h 07 min",  # headline
+    "Recall@8", "91.23 %", "R-precision", "54.32 %",  # test classes
+    "loss.margin", "0.25", "jax", "0.10.2",  # config and versions
+  ):  # fmt: skip
+    assert shown in full_page.text, shown
+
+
+def test_the_page_marks_right_and_wrong(tmp_path, neighbours):
+  page = written(tmp_path, queries=neighbours)
+  kinds = [figure["class"] for figure in page.every("figure")]
+  alts = [image["alt"] for image in page.every("img")]
+  # Queries 0 to 3 at random (4 and 5 have no other of their class), then the mistakes.
+  at_random = ["query", "right", "wrong"] + ["query", "wrong", "right"] * 2
+  at_random += ["query", "wrong", "wrong"]
+  assert kinds[:12] == at_random
+  assert [alt.split(":")[0] for alt in alts] == kinds
+  assert page.text.count("✓") == 1 + kinds.count("right")
+  assert page.text.count("✗") == 1 + kinds.count("wrong")
+  assert "✓ 0.950" in page.text and "✗ 0.150" in page.text
+
+
+def test_names_are_text_never_markup(tmp_path, neighbours):
+  page = written(tmp_path, queries=neighbours, config={"name": "<b>run</b>"})
+  assert "<one> & 'a' \"b\"" in page.text and "<b>run</b>" in page.text
+  assert "wrong: <one> & 'a' \"b\"" in [image["alt"] for image in page.every("img")]
+
+
+def test_matches_are_right_where_the_class_is_the_same(neighbours):
+  first, second = report.matches(neighbours, 0)
+  assert (first.index, first.label, first.correct) == (1, 0, True)
+  assert (second.index, second.label, second.correct) == (2, 1, False)
+  assert first.similarity == pytest.approx(0.95)
+  assert len(report.matches(neighbours, 0, most=1)) == 1
+
+
+def test_mistakes_come_most_confident_first_one_a_pair_of_classes(neighbours):
+  # Query 1 confuses classes 0 and 1, as the more confident query 2 does; 4 and 5 are
+  # surer still, but have nothing right to find.
+  assert report.hardest_mistakes(neighbours, 5) == [2, 3]
+  assert report.hardest_mistakes(neighbours, 1) == [2]
+
+
+def test_random_queries_are_seeded_and_can_be_answered(neighbours):
+  assert report.random_queries(neighbours, 99) == [0, 1, 2, 3]
+  drawn = [report.random_queries(neighbours, 2, seed=seed) for seed in range(9)]
+  assert drawn == [report.random_queries(neighbours, 2, seed=s) for s in range(9)]
+  assert len(set(map(tuple, drawn))) > 1
+
+
+def test_with_a_separate_gallery_one_picture_of_the_class_is_enough(neighbours):
+  fields = vars(neighbours) | {"gallery_images": neighbours.gallery_images.copy()}
+  assert len(report.random_queries(report.Neighbours(**fields), 99)) == 6
+
+
+@pytest.mark.parametrize(
+  "missing", ["validation", "train", "queries", "centers", "all"]
+)
+def test_a_part_that_is_missing_is_left_out(missing, tmp_path, neighbours):
+  parts = {
+    "train": train_events(),
+    "validation": validation_events(),
+    "queries": neighbours,
+    "centers": some_centers(9),
+  }
+  empty = {"train": [], "validation": [], "queries": None, "centers": None}
+  parts |= empty if missing == "all" else {missing: empty[missing]}
+  page = written(
+    tmp_path,
+    events=[*parts["train"], *parts["validation"]],
+    queries=parts["queries"],
+    centers=parts["centers"],
+    **({"config": {}, "result": {}} if missing == "all" else {}),
+  )
+  labels = " ".join(svg["aria-label"] for svg in page.every("svg"))
+  assert ("Training loss" in labels) == bool(parts["train"])
+  assert ("validation" in labels) == bool(parts["validation"])
+  assert ("Map of the class centers" in page.text) == (parts["centers"] is not None)
+  assert ("Hardest mistakes" in page.text) == (parts["queries"] is not None)
+  if missing == "all":
+    assert tmp_path.name in page.text and "–" in page.text
+
+
+def test_numbers_that_are_not_finite_do_no_harm(tmp_path):
+  events = json.loads(
+    '[{"event": "train", "step": 1, "loss": NaN, "images_per_second": Infinity},'
+    ' {"event": "train", "step": 2, "loss": 1.5, "images_per_second": 7},'
+    ' {"event": "train", "step": 3, "loss": null, "images_per_second": 7},'
+    ' {"event": "validation", "step": 2, "recall@1": NaN, "map@r": NaN}]'
+  )
+  result = RESULT | {"map@r": float("nan"), "seconds": float("nan")}
+  page = written(tmp_path, events=events, result=result)
+  assert "MAP@R – test classes" in page.text and "nan" not in page.text
+  assert len(page.every("svg")) == 2  # nothing of the validation can be drawn
+  (raw, smooth) = report.loss_figure(events).axes[0].lines
+  np.testing.assert_array_equal(raw.get_ydata(), [np.nan, 1.5])
+
+
+def test_curves_draw_the_events():
+  (raw, smooth) = report.loss_figure(train_events()).axes[0].lines
+  np.testing.assert_allclose(raw.get_ydata(), 9 / np.arange(2, 41))
+  np.testing.assert_array_equal(raw.get_xdata(), np.arange(10, 400, 10))
+  assert len(smooth.get_ydata()) == 39
+  recall, map_at_r = report.validation_figure(validation_events()).axes[0].lines
+  np.testing.assert_allclose(recall.get_ydata(), [60, 70, 80])
+  np.testing.assert_allclose(map_at_r.get_ydata(), [25, 25, 25])
+  (speed,) = report.throughput_figure(train_events()).axes[0].lines
+  assert set(speed.get_ydata()) == {900.0}
+
+
+def test_smoothing_keeps_a_line_and_bridges_a_gap():
+  line = np.arange(100.0)
+  np.testing.assert_allclose(report._smooth(line)[5:-5], line[5:-5])
+  line[50] = np.nan
+  assert np.isfinite(report._smooth(line)).all()
+
+
+@pytest.mark.parametrize("count", [3, 8, 160])
+def test_the_map_shows_each_center_once_and_the_same_each_time(count):
+  centers = some_centers(count)
+  first, second = (report.center_map_figure(centers).axes[0].images for _ in range(2))
+  assert len(first) == min(count, 150)
+  extents = [image.get_extent() for image in first]
+  assert extents == [image.get_extent() for image in second]
+  assert np.isfinite(extents).all()
+  shown = {np.asarray(image.get_array()).tobytes() for image in first}
+  assert shown <= {picture.tobytes() for picture in centers.images}
+  assert len(shown) == min(count, 150)
+
+
+def test_the_map_places_like_by_like():
+  # Three tight clusters: each center's nearest picture belongs to its own.
+  rng = np.random.default_rng(0)
+  cluster = np.arange(60) % 3
+  vectors = np.eye(8)[cluster] + 0.05 * rng.normal(size=(60, 8))
+  images = [np.full((8, 8), c, np.uint8) for c in cluster]
+  figure = report.center_map_figure(
+    report.CenterMap(vectors.astype(np.float32), images, [str(c) for c in cluster])
+  )
+  drawn = figure.axes[0].images
+  places = np.array([np.reshape(i.get_extent(), (2, 2)).mean(axis=1) for i in drawn])
+  shown = np.array([i.get_array()[0, 0] for i in drawn])
+  distance = np.linalg.norm(places[:, None] - places[None], axis=2)
+  np.fill_diagonal(distance, np.inf)
+  assert np.mean(shown[distance.argmin(axis=1)] == shown) > 0.9
+
+
+def test_equal_centers_are_still_drawn_apart():
+  centers = report.CenterMap(np.ones((20, 4), np.float32), pictures(20), ["a"] * 20)
+  places = [i.get_extent() for i in report.center_map_figure(centers).axes[0].images]
+  assert len(set(places)) == 20
+  assert report.center_map_figure(some_centers(2)) is None
+
+
+def test_large_colour_pictures_become_thumbnails(tmp_path, neighbours):
+  large = list(pictures(6, (300, 224, 3)))
+  fields = vars(neighbours) | {"query_images": large, "gallery_images": large}
+  written(tmp_path, queries=report.Neighbours(**fields))
+  assert (tmp_path / "report.html").stat().st_size < 24 * 112 * 84 * 3 * 1.5
+  assert report._thumbnail(large[0], 112).size == (84, 112)
+  assert report._thumbnail(pictures(1, (32, 32, 1))[0], 112).size == (32, 32)
+
+
+def solid(color):
+  return np.broadcast_to(np.array(color, np.uint8), (24, 24, 3))
+
+
+def test_a_picture_of_neighbours_shows_the_query_left_and_rows_of_five(tmp_path):
+  red, green = solid((255, 0, 0)), solid((0, 255, 0))
+  # A dollar sign is no formula, and a script without a font no error.
+  names = ["a $x", "$\\frac", "漢", "d", "e", "f", "a name that is far too long"]
+  report.picture_of_neighbours(
+    tmp_path / "found.png", red, [green] * 7, np.linspace(0.9, 0.3, 7), names
+  )
+  picture = np.asarray(Image.open(tmp_path / "found.png").convert("RGB"))
+  query = np.argwhere((picture == (255, 0, 0)).all(axis=2))
+  found = (picture == (0, 255, 0)).all(axis=2)
+  assert query[:, 1].max() < np.argwhere(found)[:, 1].min()
+
+  def runs(line):
+    return int(np.sum(np.diff(line.astype(int), prepend=0) == 1))
+
+  rows = np.flatnonzero(found.any(axis=1))
+  assert runs(found.any(axis=1)) == 2
+  assert runs(found[rows[0] + 20]) == 5 and runs(found[rows[-1] - 20]) == 2
+  assert len(query) > found.sum() / 7  # the query is the largest
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_picture_of_few_neighbours(count, tmp_path):
+  report.picture_of_neighbours(
+    tmp_path / "n.png", solid((9, 9, 9)), pictures(count), [0.5] * count, ["n"] * count
+  )
+  assert Image.open(tmp_path / "n.png").size[0] == round(150 * (1.5 * count + 2.1))
+
+
+def test_captions_and_pictures_must_pair(tmp_path):
+  one = pictures(1)
+  for images, similarities, names in ((one, [0.5], []), ([], [], []), (one, [], ["a"])):
+    with pytest.raises(ValueError, match="a similarity and a name for each"):
+      report.neighbours_figure(one[0], images, similarities, names)
+
+
+def test_the_report_needs_no_jax():
+  # A file of its own, since the package's root imports jax.
+  code = (
+    "import sys, runpy; sys.modules['jax'] = None;"
+    f"runpy.run_path({report.__file__!r}, run_name='report_alone')"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_colours_of_the_page_are_the_readers(full_page, tmp_path):
+  text = (tmp_path / "report.html").read_text("utf-8")
+  assert "prefers-color-scheme: dark" in text and "currentColor" in text
+  assert not re.search(report._INK, text) and "DejaVu Sans'" not in text
