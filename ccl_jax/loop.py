@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
@@ -197,7 +197,7 @@ class _Clock:
 def embed(
   embed_step: Callable[[TrainState, Array], Array],
   state: TrainState,
-  batches: Iterator[Batch],
+  batches: Iterable[Batch],
 ) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, " N"]]:
   """Embeds every example once; rows that pad the last batch are dropped.
 

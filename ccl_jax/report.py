@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 # u8[H, W] grey, or u8[H, W, 1 or 3], each of its own size if need be.
 Pictures = Sequence[np.ndarray] | np.ndarray
@@ -339,8 +340,10 @@ def _two_dimensions(vectors: np.ndarray, seed: int) -> np.ndarray:
     places = PCA(2, random_state=seed).fit_transform(vectors)
   else:
     perplexity = min(20.0, (len(vectors) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1)
-    places = tsne.fit_transform(vectors)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # Threads would wait for one another far longer than these few points take.
+    with threadpool_limits(1):
+      places = tsne.fit_transform(vectors)
   low, high = places.min(axis=0), places.max(axis=0)
   return (places - low) / np.maximum(high - low, 1e-12)
 

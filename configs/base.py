@@ -4,8 +4,19 @@ Read by `experiments` alone; the library takes explicit arguments.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
+_COUNTS = (
+  "image_size",
+  "dim",
+  "steps",
+  "batch_size",
+  "log_every",
+  "eval_every",
+  "checkpoint_every",
+  "keep_checkpoints",
+)
 LossName = Literal["center_contrastive", "normalized_softmax", "cosface"]
 
 
@@ -41,7 +52,7 @@ class Config:
   learning_rate: float = 1e-3  # peak, of the model
   centers_learning_rate: float = 0.03  # peak, of trained centers
   weight_decay: float = 0.05  # of the model's matrices
-  warmup_steps: int = 100  # of linear rise
+  warmup_fraction: float = 0.03  # of the steps, in which the rates rise linearly
 
   # Run.
   steps: int = 2000  # in all
@@ -52,3 +63,20 @@ class Config:
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # how many of the newest stay
   recall_at: tuple[int, ...] = (1, 2, 4, 8)  # the K of Recall@K
+
+  def __post_init__(self):
+    """Raises ValueError for a number that no run can use."""
+    for name in _COUNTS:
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
+    for name in ("scale", "learning_rate", "centers_learning_rate"):
+      if not 0 < getattr(self, name) < math.inf:
+        raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
+    for name in ("momentum", "validation_fraction", "warmup_fraction"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
+    for name in ("seed", "num_workers", "weight_decay"):
+      if not 0 <= getattr(self, name) < math.inf:
+        raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+    if not self.recall_at or min(self.recall_at) < 1:
+      raise ValueError(f"recall_at={self.recall_at}: expected integers of 1 or more")

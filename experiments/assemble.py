@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from ccl_jax.models.glyph_net import GlyphNet
 
 from ccl_jax import centers, loop, losses, objectives, optim, placement, retrieval, step
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import folder, glyphs, pipeline, views
 from ccl_jax.data.examples import Examples, hold_out_classes
+from ccl_jax.models.glyph_net import GlyphNet
 from configs.base import Config
 from experiments import workdir
 
@@ -98,7 +98,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     config.learning_rate,
     config.centers_learning_rate,
     steps=config.steps,
-    warmup_steps=config.warmup_steps,
+    warmup_steps=round(config.warmup_fraction * config.steps),
     weight_decay=config.weight_decay,
   )
 

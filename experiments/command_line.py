@@ -108,11 +108,12 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
   spec.loader.exec_module(module)
   config = module.get_config()
   hints = typing.get_type_hints(Config)
+  values = {}
   for name, text in overrides.items():
     if name not in hints:
       raise InputError(f"unknown config field {name}{_nearest(name, hints)}")
-    setattr(config, name, _parse_value(name, text, hints[name]))
-  return config
+    values[name] = _parse_value(name, text, hints[name])
+  return dataclasses.replace(config, **values)
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

@@ -74,7 +74,7 @@ def map_of(examples: Examples, centers: np.ndarray, *, seed: int) -> report.Cent
   _, first = np.unique(examples.labels, return_index=True)
   return report.CenterMap(
     centers=centers[classes],
-    images=[examples[row]["image"] for row in first[classes]],
+    images=[examples[row]["image"] for row in first[classes].tolist()],
     names=[caption(examples.class_names[c]) for c in classes],
   )
 
