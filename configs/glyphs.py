@@ -10,7 +10,7 @@ from configs.base import Config
 
 def get_config() -> Config:
   return Config(
-    scale=32.0,
+    scale=16.0,
     margin=0.2,
     center_weight=2.0,
     learning_rate=3e-3,

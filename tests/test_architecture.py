@@ -41,7 +41,14 @@ ALLOWED = {
   "checkpoint": LIGHT | {"orbax"},
   "run_log": {"tensorboardX"},
   "loop": LIGHT | {"tqdm"},
-  "report": {"matplotlib", "numpy", "jaxtyping", "PIL", "sklearn"},
+  "report": {
+    "matplotlib",
+    "numpy",
+    "jaxtyping",
+    "PIL",
+    "sklearn",
+    "threadpoolctl",
+  },
 }
 MODULES = {
   ".".join(path.relative_to(ROOT / "ccl_jax").with_suffix("").parts): path

@@ -221,6 +221,8 @@ def test_numbers_that_are_not_finite_do_no_harm(tmp_path):
   assert len(page.every("svg")) == 2  # nothing of the validation can be drawn
   (raw, smooth) = report.loss_figure(events).axes[0].lines
   np.testing.assert_array_equal(raw.get_ydata(), [np.nan, 1.5])
+  (speed,) = report.throughput_figure(events).axes[0].lines
+  np.testing.assert_array_equal(speed.get_ydata(), [np.nan, 7, 7])
 
 
 def test_curves_draw_the_events():
@@ -258,7 +260,7 @@ def test_the_map_shows_each_center_once_and_the_same_each_time(count):
 def test_the_map_places_like_by_like():
   # Three tight clusters: each center's nearest picture belongs to its own.
   rng = np.random.default_rng(0)
-  cluster = np.arange(60) % 3
+  cluster = rng.integers(0, 3, 60)
   vectors = np.eye(8)[cluster] + 0.05 * rng.normal(size=(60, 8))
   images = [np.full((8, 8), c, np.uint8) for c in cluster]
   figure = report.center_map_figure(
@@ -295,7 +297,7 @@ def solid(color):
 def test_a_picture_of_neighbours_shows_the_query_left_and_rows_of_five(tmp_path):
   red, green = solid((255, 0, 0)), solid((0, 255, 0))
   # A dollar sign is no formula, and a script without a font no error.
-  names = ["a $x", "$\\frac", "漢", "d", "e", "f", "a name that is far too long"]
+  names = ["a $x", "$\\frac$", "漢", "d", "e", "f", "a name that is far too long"]
   report.picture_of_neighbours(
     tmp_path / "found.png", red, [green] * 7, np.linspace(0.9, 0.3, 7), names
   )

@@ -27,10 +27,10 @@ def warp(
   images: np.ndarray,
   rng: np.random.Generator,
   *,
-  rotation: float = 0.2,
-  log_scale: float = 0.15,
-  shear: float = 0.2,
-  shift: float = 0.06,
+  rotation: float = 0.1,
+  log_scale: float = 0.075,
+  shear: float = 0.1,
+  shift: float = 0.03,
 ) -> np.ndarray:
   """Turns, scales, shears and moves every image by its own uniform draw.
 
