@@ -47,7 +47,7 @@ def with_bank(
 
   Args:
     loss: `(embeddings, labels, centers) -> [B]`, for instance
-      `partial(losses.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0)`.
+      `partial(losses.center_contrastive, scale=16.0, margin=0.2, center_weight=2.0)`.
     num_classes: K.
     dim: D.
     momentum: mu of `centers.update`.
@@ -94,8 +94,8 @@ def center_contrastive_loss(
   bank: centers.CenterBank,
   *,
   scale: float = 16.0,
-  margin: float = 0.1,
-  center_weight: float = 1.0,
+  margin: float = 0.2,
+  center_weight: float = 2.0,
   momentum: float = 0.5,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:

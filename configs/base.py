@@ -44,14 +44,14 @@ class Config:
   loss: LossName = "center_contrastive"  # or normalized_softmax, cosface
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
   scale: float = 16.0  # s; normalized_softmax: 1 / temperature
-  margin: float = 0.1  # m, in units of cosine
-  center_weight: float = 1.0  # lambda of the pull to the own center
+  margin: float = 0.2  # m, in units of cosine
+  center_weight: float = 2.0  # lambda of the pull to the own center
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
 
   # Optimizer: AdamW for the model, Adam for trained centers, warm-up and cosine.
-  learning_rate: float = 1e-3  # peak, of the model
+  learning_rate: float = 3e-3  # peak, of the model
   centers_learning_rate: float = 0.03  # peak, of trained centers
-  weight_decay: float = 0.05  # of the model's matrices
+  weight_decay: float = 0.02  # of the model's matrices
   warmup_fraction: float = 0.03  # of the steps, in which the rates rise linearly
 
   # Run.

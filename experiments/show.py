@@ -13,21 +13,20 @@ from ccl_jax.step import TrainState
 from configs.base import Config
 from experiments import assemble, workdir
 
-MAPPED_CLASSES = 150  # class centers on the map; more would cover one another
-NEIGHBOURS = 5
+NEIGHBOURS = 5  # that the report shows of each query
 
 
 class Images(Sequence):
-  """The images of a set of examples, decoded when they are looked at."""
+  """The images of some examples, decoded when they are looked at."""
 
-  def __init__(self, examples: Examples):
-    self._examples = examples
+  def __init__(self, examples: Examples, rows: np.ndarray):
+    self._examples, self._rows = examples, rows
 
   def __len__(self) -> int:
-    return len(self._examples)
+    return len(self._rows)
 
   def __getitem__(self, index):
-    return self._examples[int(index)]["image"]
+    return self._examples[int(self._rows[index])]["image"]
 
 
 def write_report(
@@ -46,7 +45,7 @@ def write_report(
     events=events,
     result=result,
     queries=neighbours_of(data.test, embeddings),
-    centers=map_of(data.train, assemble.class_centers(state), seed=config.seed),
+    centers=map_of(data.train, assemble.class_centers(state)),
   )
 
 
@@ -54,7 +53,7 @@ def neighbours_of(examples: Examples, embeddings: np.ndarray) -> report.Neighbou
   """Each test picture with its nearest others."""
   k = min(NEIGHBOURS, len(examples) - 1)
   similarities, indices = retrieval.search(embeddings, k=k)
-  images = Images(examples)
+  images = Images(examples, np.arange(len(examples)))
   return report.Neighbours(
     query_images=images,
     query_labels=examples.labels,
@@ -66,16 +65,13 @@ def neighbours_of(examples: Examples, embeddings: np.ndarray) -> report.Neighbou
   )
 
 
-def map_of(examples: Examples, centers: np.ndarray, *, seed: int) -> report.CenterMap:
-  """Some of the train classes' centers, each with the first picture of its class."""
-  rng = np.random.default_rng(seed)
-  shown = min(MAPPED_CLASSES, examples.num_classes)
-  classes = np.sort(rng.choice(examples.num_classes, shown, replace=False))
+def map_of(examples: Examples, centers: np.ndarray) -> report.CenterMap:
+  """The train classes' centers, each with the first picture of its class."""
   _, first = np.unique(examples.labels, return_index=True)
   return report.CenterMap(
-    centers=centers[classes],
-    images=[examples[row]["image"] for row in first[classes].tolist()],
-    names=[caption(examples.class_names[c]) for c in classes],
+    centers=centers,
+    images=Images(examples, first),
+    names=[caption(name) for name in examples.class_names],
   )
 
 

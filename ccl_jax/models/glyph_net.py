@@ -28,7 +28,7 @@ class GlyphNet(nn.Module):
   """
 
   dim: int = 128
-  widths: tuple[int, int] = (64, 128)
+  widths: tuple[int, int] = (96, 128)
   depth: int = 1
 
   @nn.compact

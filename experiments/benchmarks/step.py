@@ -111,7 +111,7 @@ def torch_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], f
   class GlyphNet(nn.Module):
     """`ccl_jax.models.GlyphNet`, as one writes it in PyTorch: with convolutions."""
 
-    def __init__(self, stem: int = 64, width: int = 128):
+    def __init__(self, stem: int = 96, width: int = 128):
       super().__init__()
       self.stem = nn.Conv2d(1, stem, 8, 4, padding=2)
       self.join = nn.Conv2d(stem, width, 2, 2)
