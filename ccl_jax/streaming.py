@@ -9,7 +9,6 @@ therefore costs two matrix products in all. Only trained centers take a second p
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +17,6 @@ from jaxtyping import Array, DTypeLike, Float, Int, Num
 
 from ccl_jax.centers import unit
 from ccl_jax.labels import drop_padding, mask_loss
-
-# Our choice: see experiments/benchmarks/loss.py.
-BLOCK_SIZE = 4096
 
 
 def center_contrastive(
@@ -31,7 +27,7 @@ def center_contrastive(
   scale: float,
   margin: float,
   center_weight: float,
-  block_size: int = BLOCK_SIZE,
+  block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
 ) -> Float[Array, " B"]:
   """`losses.center_contrastive`, by blocks of classes: see `cosface` below."""
@@ -47,7 +43,7 @@ def normalized_softmax(
   proxies: Num[Array, "K D"],
   *,
   temperature: float = 0.05,
-  block_size: int = BLOCK_SIZE,
+  block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
 ) -> Float[Array, " B"]:
   """`losses.normalized_softmax`, by blocks of classes: see `cosface` below."""
@@ -63,7 +59,7 @@ def cosface(
   *,
   scale: float = 64.0,
   margin: float = 0.35,
-  block_size: int = BLOCK_SIZE,
+  block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
 ) -> Float[Array, " B"]:
   """`losses.cosface`, by blocks of classes.
@@ -78,7 +74,8 @@ def cosface(
     proxies: [K, D], any length; scaled, and widened, a block at a time.
     scale: s, the inverse temperature.
     margin: m, in units of cosine.
-    block_size: classes a block; K need not be a multiple of it.
+    block_size: classes a block; K need not be a multiple of it. None: 1024 on a CPU,
+      whose cache then holds a block, and 4096 elsewhere, to launch fewer kernels.
     product_dtype: the type in which large products are multiplied, for instance
       `jnp.bfloat16`; their sums stay in float32. None: as they are.
 
@@ -90,8 +87,12 @@ def cosface(
   return mask_loss(contrast, labels, len(proxies))
 
 
-def _contrast(embeddings, labels, centers, scale, margin, blocks):
+def _contrast(
+  embeddings, labels, centers, scale, margin, blocks
+) -> tuple[Array, Array, Array]:
   """Unit embeddings and own centers [B, D], and the cross-entropy [B] between them."""
+  if blocks[0] is not None and blocks[0] < 1:
+    raise ValueError(f"block_size={blocks[0]}: a block holds at least 1 class")
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, centers).dtype))
   classes = jnp.clip(labels.astype(jnp.int32), 0, len(centers) - 1)
@@ -101,14 +102,13 @@ def _contrast(embeddings, labels, centers, scale, margin, blocks):
   return z, own, jax.nn.softplus(others - target)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _others_and_own(
+def _value(
   queries: Float[Array, "B D"],
   labels: Int[Array, " B"],
   centers: Num[Array, "K D"],
-  blocks: tuple[int, DTypeLike | None],
+  blocks: tuple[int | None, DTypeLike | None],
 ) -> tuple[Float[Array, " B"], Float[Array, "B D"]]:
-  r""":math:`\log \sum_{k \ne y_i} e^{q_i \cdot \mathrm{unit}(c_k)}`, unit :math:`c_{y_i}`.
+  r""":math:`\log \sum_{k \ne y_i} e^{q_i \cdot c_k}`, and c_y, with c of unit length.
 
   The own centers are an output, so that the backward pass adds their gradient in place
   to that of the others: gathered apart, it would be a second array of K x D.
@@ -139,13 +139,16 @@ def _backward(blocks, residuals, cotangents):
     share = jnp.exp(logits - log_sum[:, None]) * by_log_sum[:, None]
     share = jnp.where(_is_own(labels, start, rows), 0.0, share)
     place = jnp.where(labels < start, len(rows), labels - start)
-    by_directions = _product(share.T, queries, blocks).at[place].add(by_own, mode="drop")
+    by_directions = (
+      _product(share.T, queries, blocks).at[place].add(by_own, mode="drop")
+    )
     (by_rows,) = through_unit(by_directions)
     return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows, start, 0)
 
   return by_queries, None, _fold(visit, jnp.zeros_like(centers), centers, blocks)
 
 
+_others_and_own = jax.custom_vjp(_value, nondiff_argnums=(3,))
 _others_and_own.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
@@ -175,9 +178,10 @@ def _softmax_over_others(queries, labels, centers, blocks, *, with_mean: bool):
   return highest + jnp.log(total), mean
 
 
-def _fold(visit: Callable[[Any, Array, Array], Any], carry: Any, centers, blocks) -> Any:
-  """Folds `visit(carry, first class, rows)` over all blocks; the last may be smaller."""
-  size = min(blocks[0], len(centers))
+def _fold(visit: Callable[[Any, Array, Array], Any], carry, centers, blocks) -> Any:
+  """Folds `visit(carry, start, rows)` over all blocks; the last one may be smaller."""
+  size = blocks[0] or (1024 if jax.default_backend() == "cpu" else 4096)
+  size = min(size, len(centers))
   whole, rest = divmod(len(centers), size)
 
   def visit_slice(carry, start, size):
@@ -198,9 +202,7 @@ def _is_own(labels, start, rows):
 
 def _product(left, right, blocks) -> Float[Array, "M N"]:
   """A matrix product in `product_dtype` that sums in the type of `left`."""
-  dtype, product_dtype = left.dtype, blocks[1] or left.dtype
-  return jnp.matmul(
-    left.astype(product_dtype),
-    right.astype(product_dtype),
-    preferred_element_type=dtype,
-  )
+  dtype, product_dtype = left.dtype, blocks[1]
+  if product_dtype is not None:
+    left, right = left.astype(product_dtype), right.astype(product_dtype)
+  return jnp.matmul(left, right, preferred_element_type=dtype)

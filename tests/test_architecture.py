@@ -13,6 +13,7 @@ ROWS = [
   {"labels"},
   {"centers"},
   {"losses.proxy", "losses.center", "losses"},
+  {"streaming"},
   {"retrieval"},
   {"objectives"},
   {"models", "models.glyph_net"},
@@ -35,7 +36,15 @@ ROWS = [
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
   "models": {"jax", "jaxtyping", "flax"},
-  "data": {"numpy", "grain", "PIL", "tensorflow_datasets", "matplotlib", "tqdm"},
+  "data": {
+    "absl",
+    "numpy",
+    "grain",
+    "PIL",
+    "tensorflow_datasets",
+    "matplotlib",
+    "tqdm",
+  },
   "optim": {"jax", "optax"},
   "step": LIGHT | {"flax", "optax"},
   "checkpoint": LIGHT | {"orbax"},

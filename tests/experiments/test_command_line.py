@@ -103,7 +103,8 @@ def test_evaluate_and_retrieve_refuse_what_is_no_run(tmp_path, capsys, pictures)
   query = next(iter(pictures.rglob("*.png")))
   argv = [f"--workdir={tmp_path}", f"--images={pictures}", f"--query={query}"]
   assert "no such file" in refusal(retrieve.main, argv, capsys)
-  assert "unrecognized arguments: --x" in refusal(evaluate.main, ["--x"], capsys)
+  line = refusal(evaluate.main, [f"--workdir={tmp_path}", "--x"], capsys)
+  assert "unrecognized arguments: --x" in line
 
 
 def test_overrides_take_the_type_of_their_field():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import losses
+from ccl_jax import losses, streaming
 from tests.losses import oracles
 
 
@@ -32,6 +32,14 @@ CASES = {
     losses.normalized_softmax, oracles.normalized_softmax, {"temperature": 0.1}
   ),
   "cosface": Case(losses.cosface, oracles.cosface, {"scale": 24.0, "margin": 0.35}),
+}
+# The same by blocks of classes: a last block that is smaller, and blocks of one class.
+CASES |= {
+  f"streaming {name}, block_size={size}": CASES[name]._replace(
+    loss=partial(getattr(streaming, name), block_size=size)
+  )
+  for name in ("center_contrastive", "normalized_softmax", "cosface")
+  for size in (3, 1)
 }
 NUM_CLASSES, DIM = 7, 5
 

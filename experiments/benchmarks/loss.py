@@ -1,0 +1,260 @@
+"""One step of the loss over many classes: ccl_jax, and the same in its peers.
+
+  python -m experiments.benchmarks.loss --out=loss.json
+  python -m experiments.benchmarks.loss --size 256 131072 512
+
+All take the CosFace loss of the same arrays, its gradient in the embeddings, and a step
+of the centers: ccl_jax moves its bank, the others take the gradient in the centers and
+a step of plain SGD. The first losses are compared before anything is timed. The
+contestants take turns, so that a busy machine slows all alike, beside two bare matrix
+products of that size, below which no exact loss with a gradient gets. Memory is what a
+step adds to its arguments, at its peak, measured in a process of its own (Linux).
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccl_jax import centers, losses, streaming
+
+SCALE, MARGIN, MOMENTUM, LEARNING_RATE = 64.0, 0.35, 0.5, 0.1
+SIZES = [[128, 11264, 512], [256, 131072, 512]]
+FLOOR, OURS = "two matrix products", "ccl_jax streaming"
+# A step returns its loss, None if there is none.
+Step = Callable[[], float | None]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument(
+    "--size", type=int, nargs=3, action="append", metavar=("B", "K", "D")
+  )
+  parser.add_argument("--turns", type=int, default=9)
+  parser.add_argument("--out", type=Path, help="where to write JSON")
+  parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
+  flags = parser.parse_args()
+  sizes = flags.size or SIZES
+  if flags.memory_of:
+    print(step_memory(flags.memory_of, *sizes[0]))
+    return
+  results = []
+  for size in sizes:
+    rows = compare(*size, flags.turns)
+    print_table(size, rows)
+    results.append({"B": size[0], "K": size[1], "D": size[2], "rows": rows})
+  if flags.out:
+    machine = {
+      "cpus": os.cpu_count(),
+      "processor": platform.processor() or platform.machine(),
+      "load": os.getloadavg(),
+      "device": jax.devices()[0].device_kind,
+      "jax": jax.__version__,
+    }
+    flags.out.write_text(json.dumps({"machine": machine, "sizes": results}, indent=2))
+
+
+def draw(num_rows: int, num_classes: int, dim: int):
+  rng = np.random.default_rng(0)
+  embeddings = rng.standard_normal((num_rows, dim), np.float32)
+  vectors = rng.standard_normal((num_classes, dim), np.float32)
+  return embeddings, rng.integers(num_classes, size=num_rows), vectors
+
+
+def bare_products(embeddings, labels, vectors) -> Step:
+  del labels
+  products = jax.jit(lambda z, c: (z @ c.T) @ c)
+  arrays = jnp.asarray(embeddings), jnp.asarray(vectors)
+  products = products.lower(*arrays).compile()
+
+  def step():
+    jax.block_until_ready(products(*arrays))
+
+  return step
+
+
+def with_bank(loss, embeddings, labels, vectors) -> Step:
+  """Value, gradient in the embeddings, and the bank after the batch."""
+  loss = partial(loss, scale=SCALE, margin=MARGIN)
+
+  def train(bank, embeddings, labels):
+    def mean_loss(z):
+      return loss(z, labels, bank.centers).mean()
+
+    value, gradient = jax.value_and_grad(mean_loss)(embeddings)
+    return centers.update(bank, embeddings, labels, momentum=MOMENTUM), value, gradient
+
+  counts = jnp.zeros(len(vectors), jnp.int32)
+  bank = centers.CenterBank(centers.unit(jnp.asarray(vectors)), counts)
+  return jax_step(train, bank, embeddings, labels)
+
+
+def plain_jax(embeddings, labels, vectors) -> Step:
+  """As one would write it, the centers trained."""
+
+  def train(vectors, embeddings, labels):
+    def mean_loss(vectors, z):
+      z = z / jnp.linalg.norm(z, axis=1, keepdims=True)
+      c = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+      logits = SCALE * (z @ c.T - MARGIN * jax.nn.one_hot(labels, len(c)))
+      shares = jax.nn.log_softmax(logits)
+      return -jnp.take_along_axis(shares, labels[:, None], axis=1).mean()
+
+    value, (by_vectors, gradient) = jax.value_and_grad(mean_loss, (0, 1))(
+      vectors, embeddings
+    )
+    return vectors - LEARNING_RATE * by_vectors, value, gradient
+
+  return jax_step(train, jnp.asarray(vectors), embeddings, labels)
+
+
+def jax_step(train, state, embeddings, labels) -> Step:
+  arrays = jnp.asarray(embeddings), jnp.asarray(labels, jnp.int32)
+  train = jax.jit(train, donate_argnums=0).lower(state, *arrays).compile()
+
+  def step():
+    nonlocal state
+    state, value, gradient = jax.block_until_ready(train(state, *arrays))
+    return float(value)
+
+  return step
+
+
+def plain_torch(embeddings, labels, vectors) -> Step:
+  import torch
+  from torch.nn import functional as F
+
+  def loss(z, labels, vectors):
+    logits = F.normalize(z) @ F.normalize(vectors).T
+    logits = logits - MARGIN * F.one_hot(labels, len(vectors))
+    return F.cross_entropy(SCALE * logits, labels)
+
+  vectors = torch.nn.Parameter(torch.from_numpy(vectors))
+  return torch_step(partial(loss, vectors=vectors), vectors, embeddings, labels)
+
+
+def pytorch_metric_learning(embeddings, labels, vectors) -> Step:
+  import torch
+  from pytorch_metric_learning.losses import CosFaceLoss
+
+  loss = CosFaceLoss(*vectors.shape, margin=MARGIN, scale=SCALE)
+  # It holds the classes as columns.
+  loss.W = torch.nn.Parameter(torch.from_numpy(vectors.T.copy()))
+  return torch_step(loss, loss.W, embeddings, labels)
+
+
+def torch_step(loss, vectors, embeddings, labels) -> Step:
+  import torch
+
+  torch.set_num_threads(os.cpu_count() or 1)
+  z = torch.nn.Parameter(torch.from_numpy(embeddings))
+  labels = torch.from_numpy(labels)
+  optimizer = torch.optim.SGD([vectors], lr=LEARNING_RATE)
+
+  def step():
+    z.grad = None
+    optimizer.zero_grad()
+    value = loss(z, labels)
+    value.backward()
+    optimizer.step()
+    return value.item()
+
+  return step
+
+
+CONTESTANTS: dict[str, Callable[..., Step]] = {
+  FLOOR: bare_products,
+  OURS: partial(with_bank, streaming.cosface),
+  "ccl_jax dense": partial(with_bank, losses.cosface),
+  "JAX, trained centers": plain_jax,
+  "PyTorch": plain_torch,
+  "pytorch-metric-learning": pytorch_metric_learning,
+}
+
+
+def compare(num_rows: int, num_classes: int, dim: int, turns: int) -> dict[str, dict]:
+  """A row of the table per contestant; an empty one where it is not installed."""
+  size = num_rows, num_classes, dim
+  steps: dict[str, Step] = {}
+  for name, make in CONTESTANTS.items():
+    try:
+      steps[name] = make(*draw(*size))
+    except ImportError:
+      print(f"{name} is not installed: see experiments/benchmarks/requirements.txt")
+  first = {name: step() for name, step in steps.items()}
+  for name in steps.keys() - {FLOOR}:
+    np.testing.assert_allclose(first[name], first[OURS], rtol=1e-4, err_msg=name)
+
+  start = time.perf_counter()
+  steps[FLOOR]()
+  repeats = max(1, round(0.1 / (time.perf_counter() - start)))
+  times: dict[str, list[float]] = {name: [] for name in steps}
+  for _ in range(turns):
+    for name, step in steps.items():
+      start = time.perf_counter()
+      for _ in range(repeats):
+        step()
+      times[name].append((time.perf_counter() - start) / repeats)
+  del steps, step
+  medians = {name: statistics.median(values) for name, values in times.items()}
+  return {
+    name: {
+      "milliseconds": round(1000 * medians[name], 2),
+      "fastest_milliseconds": round(1000 * min(times[name]), 2),
+      "times_floor": round(medians[name] / medians[FLOOR], 2),
+      "times_ours": round(medians[name] / medians[OURS], 2),
+      "megabytes": memory_in_a_process(name, size),
+    }
+    if name in times
+    else {}
+    for name in CONTESTANTS
+  }
+
+
+def memory_in_a_process(name: str, size: tuple[int, int, int]) -> float | None:
+  if not Path("/proc/self/clear_refs").exists():
+    return None
+  command = [sys.executable, "-m", "experiments.benchmarks.loss", "--memory-of", name]
+  command += ["--size", *map(str, size)]
+  output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+  return float(output)
+
+
+def step_memory(name: str, *size: int) -> float:
+  """Megabytes that three steps add, at their peak, to what was held before them."""
+  step = CONTESTANTS[name](*draw(*size))
+  Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+
+  def resident(which: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{which}:\s+(\d+) kB", status)[1]) / 1000
+
+  before = resident("VmRSS")
+  for _ in range(3):
+    step()
+  return round(resident("VmHWM") - before, 1)
+
+
+def print_table(size: list[int], rows: dict[str, dict]) -> None:
+  print("\nB={}, K={}, D={}".format(*size))
+  titles = ["ms a step", "fastest", "x floor", "x ccl_jax", "MB"]
+  print(f"{'':26}" + "".join(f"{title:>12}" for title in titles))
+  for name, row in rows.items():
+    cells = [f"{'-' if v is None else v:>12}" for v in row.values()]
+    print(f"{name:26}" + ("".join(cells) or f"{'not installed':>24}"))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,288 @@
+"""The blocked losses: the numbers of the dense ones, without their memory."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax import losses, streaming
+
+SETTINGS = {
+  "center_contrastive": {"scale": 16.0, "margin": 0.2, "center_weight": 1.5},
+  "normalized_softmax": {"temperature": 0.1},
+  "cosface": {"scale": 24.0, "margin": 0.35},
+}
+# (K, block_size): one class, one class a block, blocks that divide K and that do not,
+# the benchmarks' numbers of train classes, a block larger than K.
+SIZES = [
+  (1, 4),
+  (2, 1),
+  (7, 3),
+  (98, 16),
+  (100, 25),
+  (100, 4096),
+  (3997, None),
+  (11318, 4096),
+  (131072, 5000),
+]
+
+
+def draw(num_classes, dtype=np.float32, *, rows=6, dim=8):
+  """Embeddings, labels (one padded row; the first and the last class) and centers."""
+  rng = np.random.default_rng(num_classes)
+  embeddings = rng.normal(size=(rows, dim)) * rng.uniform(0.1, 9, size=(rows, 1))
+  centers = rng.normal(size=(num_classes, dim)) * rng.uniform(0.1, 9, (num_classes, 1))
+  labels = rng.integers(num_classes, size=rows)
+  labels[:3] = 0, num_classes - 1, -1
+  embeddings[2] = np.nan
+  return (
+    jnp.asarray(embeddings, dtype),
+    jnp.asarray(labels, jnp.int32),
+    jnp.asarray(centers, dtype),
+  )
+
+
+def value_and_gradients(loss, embeddings, labels, centers, argnums=(0, 1)):
+  """Of a sum with unequal weights: each example's gradient counts."""
+
+  def total(embeddings, centers):
+    values = loss(embeddings, labels, centers)
+    return values @ jnp.linspace(0.5, 2, len(values), dtype=values.dtype), values
+
+  gradients, values = jax.jit(jax.grad(total, argnums, has_aux=True))(
+    embeddings, centers
+  )
+  return values, *gradients
+
+
+def pair(name, block_size):
+  settings = SETTINGS[name]
+  return (
+    partial(getattr(streaming, name), block_size=block_size, **settings),
+    partial(getattr(losses, name), **settings),
+  )
+
+
+def assert_close(actual, expected, tolerance):
+  """Relative to the largest entry of each array."""
+  for a, b in zip(actual, expected, strict=True):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("num_classes", "block_size"), SIZES)
+def test_equals_the_dense_loss(num_classes, block_size):
+  blocked, dense = pair("center_contrastive", block_size)
+  arrays = draw(num_classes)
+  assert_close(
+    value_and_gradients(blocked, *arrays), value_and_gradients(dense, *arrays), 2e-6
+  )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("num_classes", "block_size"), [(7, 3), (3997, 512)])
+def test_equals_the_dense_loss_in_float64(name, num_classes, block_size):
+  blocked, dense = pair(name, block_size)
+  with jax.enable_x64(True):
+    arrays = draw(num_classes, np.float64)
+    actual = value_and_gradients(blocked, *arrays)
+    assert {a.dtype for a in actual} == {np.dtype(np.float64)}
+    assert_close(actual, value_and_gradients(dense, *arrays), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("num_classes", "block_size"), [(7, 3), (3997, 512)])
+def test_half_precision_is_computed_in_float32(dtype, num_classes, block_size):
+  blocked, dense = pair("center_contrastive", block_size)
+  arrays = draw(num_classes, dtype)
+  values, *gradients = value_and_gradients(blocked, *arrays)
+  expected, *expected_gradients = value_and_gradients(dense, *arrays)
+  assert values.dtype == jnp.float32
+  assert {g.dtype for g in gradients} == {np.dtype(dtype)}
+  assert_close([values], [expected], 1e-6)
+  # One rounding to the type of the input, no more.
+  assert_close(gradients, expected_gradients, float(jnp.finfo(dtype).eps))
+
+
+def test_a_float64_bank_takes_float32_embeddings():
+  with jax.enable_x64(True):
+    embeddings, labels, centers = draw(7, np.float64)
+    arrays = embeddings.astype(jnp.float32), labels, centers
+    blocked, dense = pair("center_contrastive", 3)
+    values, *gradients = value_and_gradients(blocked, *arrays)
+    assert values.dtype == jnp.float64
+    expected = value_and_gradients(dense, *arrays)
+    assert_close([values, *gradients], expected, 1e-6)
+
+
+@pytest.mark.parametrize("argnum", [0, 1])
+def test_each_gradient_alone_equals_both(argnum):
+  blocked, _ = pair("center_contrastive", 16)
+  arrays = draw(98)
+  both = value_and_gradients(blocked, *arrays)
+  values, gradient = value_and_gradients(blocked, *arrays, argnums=(argnum,))
+  np.testing.assert_array_equal(values, both[0])
+  np.testing.assert_array_equal(gradient, both[1 + argnum])
+
+
+@pytest.mark.parametrize("scale", [1.0, 128.0])
+@pytest.mark.parametrize("own", [1.0, -1.0])
+@pytest.mark.parametrize("others", [1.0, -1.0])
+def test_extreme_cosines(scale, own, others):
+  """Values of the formula, and gradients that are finite."""
+  classes, label = 9, 5
+  cosines = np.full(classes, others, np.float32)
+  cosines[label] = own
+  centers = jnp.asarray(cosines)[:, None] * jnp.eye(1, 4)
+  arrays = 3 * jnp.eye(1, 4), jnp.array([label]), centers
+  loss = partial(streaming.cosface, scale=scale, margin=0.25, block_size=2)
+  values, *gradients = value_and_gradients(loss, *arrays)
+  gap = scale * (others - own + 0.25)
+  above = max(gap, 0.0)
+  expected = above + math.log(math.exp(-above) + 8 * math.exp(gap - above))
+  if gap < -30:  # float64 would round 1 + x
+    expected = 8 * math.exp(gap)
+  np.testing.assert_allclose(values, [expected], rtol=2e-6, atol=1e-38)
+  assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_a_loss_near_zero_keeps_its_precision():
+  """The dense loss subtracts two numbers near 16 and gives 0 here."""
+  centers = jnp.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+  arrays = jnp.array([[2.0, 0.0]]), jnp.array([0]), centers
+  loss = partial(streaming.cosface, scale=16.0, margin=0.0, block_size=2)
+  np.testing.assert_allclose(loss(*arrays), [2 * math.exp(-32)], rtol=1e-5)
+
+
+def test_the_same_mapped_scanned_and_rematerialised():
+  blocked, _ = pair("center_contrastive", 16)
+  embeddings, labels, centers = draw(37)
+  expected = value_and_gradients(blocked, embeddings, labels, centers)
+  of_batch = partial(value_and_gradients, blocked)
+  stacks = [jnp.stack([a, a]) for a in (embeddings, labels, centers)]
+
+  def scanned(embeddings, labels, centers):
+    def step(carry, pair):
+      return carry, blocked(*pair, centers)
+
+    _, values = jax.lax.scan(step, None, (embeddings[None], labels[None]))
+    return values[0]
+
+  results = {
+    "vmap": [g[1] for g in jax.vmap(of_batch)(*stacks)],
+    "remat": value_and_gradients(jax.checkpoint(blocked), embeddings, labels, centers),
+    "scan": value_and_gradients(scanned, embeddings, labels, centers),
+    "scan of remat": value_and_gradients(
+      jax.checkpoint(scanned), embeddings, labels, centers
+    ),
+  }
+  for how, actual in results.items():
+    print(how)
+    assert_close(actual, expected, 1e-6)
+
+
+@pytest.mark.parametrize("product_dtype", [jnp.bfloat16, "bfloat16"])
+def test_products_in_bfloat16_are_close_and_sum_in_float32(product_dtype):
+  arrays = draw(3997, dim=32)
+  blocked, dense = pair("center_contrastive", 512)
+  rounded = partial(blocked, product_dtype=product_dtype)
+  actual = value_and_gradients(rounded, *arrays)
+  exact = value_and_gradients(dense, *arrays)
+  assert_close(actual, exact, 0.02)
+  # It must be in force: exact float32 products would be nearer.
+  assert np.abs(actual[1] - exact[1]).max() > 1e-5 * np.abs(exact[1]).max()
+  for product in products(rounded, *arrays, argnums=(0, 1)):
+    assert {v.aval.dtype for v in product.invars} == {np.dtype(jnp.bfloat16)}
+    assert {v.aval.dtype for v in product.outvars} == {np.dtype(np.float32)}
+
+
+def test_a_block_of_no_class_is_refused():
+  with pytest.raises(ValueError, match="block_size=0"):
+    streaming.cosface(*draw(7), block_size=0)
+
+
+# What the program holds and computes.
+
+
+def equations(jaxpr):
+  """All equations of a program, those of its loops and calls included."""
+  for equation in jaxpr.eqns:
+    yield equation
+    for part in jax.tree.leaves(list(equation.params.values())):
+      part = getattr(part, "jaxpr", part)  # a ClosedJaxpr holds a Jaxpr
+      if hasattr(part, "eqns"):
+        yield from equations(part)
+
+
+def program(loss, embeddings, labels, centers, argnums):
+  if argnums:
+    function = partial(value_and_gradients, loss, argnums=argnums)
+  else:
+    function = loss
+  closed = jax.make_jaxpr(function)(embeddings, labels, centers)
+  return list(equations(closed.jaxpr))
+
+
+def products(loss, embeddings, labels, centers, argnums):
+  """The matrix products with K, not the dot product that sums the loss."""
+  found = program(loss, embeddings, labels, centers, argnums)
+  found = [e for e in found if e.primitive.name == "dot_general"]
+  return [e for e in found if all(v.aval.ndim == 2 for v in e.invars)]
+
+
+@pytest.mark.parametrize(
+  ("argnums", "count"), [((), 1), ((0,), 2), ((1,), 3), ((0, 1), 4)]
+)
+def test_the_number_of_products(argnums, count):
+  """With K a multiple of the block size, the loop's body is all there is."""
+  blocked, _ = pair("center_contrastive", 25)
+  assert len(products(blocked, *draw(100), argnums=argnums)) == count
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_bank_case_makes_no_array_of_the_size_of_the_bank(name):
+  blocked, dense = pair(name, 16)
+  embeddings, labels, centers = draw(101)
+  shapes = {(len(embeddings), len(centers)), centers.shape, centers.T.shape}
+
+  def made(loss):
+    found = program(loss, embeddings, labels, centers, argnums=(0,))
+    # A barrier returns its argument.
+    found = [e for e in found if e.primitive.name != "optimization_barrier"]
+    return {v.aval.shape for e in found for v in e.outvars} & shapes
+
+  assert made(blocked) == set()
+  assert made(dense) == shapes  # the check sees what it looks for
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("argnums", [(0,), (0, 1)])
+@pytest.mark.parametrize(
+  ("num_classes", "block_size"), [(2**20, None), (2**20 + 1, 4096)]
+)
+def test_a_million_classes_compile_to_little_memory(
+  dtype, argnums, num_classes, block_size
+):
+  """The dense loss takes 10.7 GB here."""
+  rows, dim = 1024, 512
+  blocked, _ = pair("center_contrastive", block_size)
+  compiled = (
+    jax.jit(partial(value_and_gradients, blocked, argnums=argnums))
+    .lower(
+      jax.ShapeDtypeStruct((rows, dim), jnp.float32),
+      jax.ShapeDtypeStruct((rows,), jnp.int32),
+      jax.ShapeDtypeStruct((num_classes, dim), dtype),
+    )
+    .compile()
+  )
+  memory = compiled.memory_analysis()
+  assert memory.temp_size_in_bytes <= 80e6
+  gradients = 4 * rows * dim + num_classes * dim * dtype.dtype.itemsize * argnums[-1]
+  assert memory.output_size_in_bytes <= gradients + 1e5
+  text = compiled.as_text()
+  assert f"[{num_classes},{dim}]" in text
+  assert f"[{rows},{num_classes}]" not in text
+  assert f"[{num_classes},{rows}]" not in text
