@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import centers, losses, streaming
+from ccl_jax import centers, losses, objectives, streaming
 
 SCALE, MARGIN, MOMENTUM, LEARNING_RATE = 64.0, 0.35, 0.5, 0.1
 SIZES = [[128, 11264, 512], [256, 131072, 512]]
@@ -87,14 +87,17 @@ def bare_products(embeddings, labels, vectors) -> Step:
 
 def with_bank(loss, embeddings, labels, vectors) -> Step:
   """Value, gradient in the embeddings, and the bank after the batch."""
-  loss = partial(loss, scale=SCALE, margin=MARGIN)
+  objective = objectives.with_bank(
+    partial(loss, scale=SCALE, margin=MARGIN), *vectors.shape, momentum=MOMENTUM
+  )
 
   def train(bank, embeddings, labels):
     def mean_loss(z):
-      return loss(z, labels, bank.centers).mean()
+      values, new_bank = objective.apply({}, bank, z, {"label": labels})
+      return values.mean(), new_bank
 
-    value, gradient = jax.value_and_grad(mean_loss)(embeddings)
-    return centers.update(bank, embeddings, labels, momentum=MOMENTUM), value, gradient
+    (value, bank), gradient = jax.value_and_grad(mean_loss, has_aux=True)(embeddings)
+    return bank, value, gradient
 
   counts = jnp.zeros(len(vectors), jnp.int32)
   bank = centers.CenterBank(centers.unit(jnp.asarray(vectors)), counts)

@@ -11,6 +11,7 @@ is the whole training step of ccl_jax, with the reading and warping of its image
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -70,7 +71,7 @@ class Contestant:
 
 
 def serve(name: str, pipe) -> None:
-  """Takes as many steps as it is asked for, forever."""
+  """Takes as many steps as it is asked for, until the other end of the pipe closes."""
   config = command_line.load_config(str(CONFIG), {})
   data = assemble.load_data(config)
   run = assemble.make_run(config, data)
@@ -78,11 +79,12 @@ def serve(name: str, pipe) -> None:
   if name != "ccl_jax with its data":
     batches = itertools.cycle([next(batches) for _ in range(DRAWN)])
   take = CONTESTANTS[name](config, run, batches)
-  while True:
-    steps = pipe.recv()
-    start = time.perf_counter()
-    loss = take(steps)
-    pipe.send((loss, time.perf_counter() - start))
+  with contextlib.suppress(EOFError):
+    while True:
+      steps = pipe.recv()
+      start = time.perf_counter()
+      loss = take(steps)
+      pipe.send((loss, time.perf_counter() - start))
 
 
 def jax_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], float]:
