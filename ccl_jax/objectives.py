@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from ccl_jax import centers, losses
+from ccl_jax import centers, losses, streaming
 
 # (embeddings [B,D], labels [B], class vectors [K,D]) -> loss [B]
 ClassLoss = Callable[[Array, Array, Array], Array]
+
+
+# Logits up to which a loss holds them all; above, it goes by blocks of classes, which
+# is faster from about here on and never holds B x K (experiments.benchmarks.loss).
+MOST_LOGITS = 2**20
 
 
 class Objective(NamedTuple):
@@ -32,6 +37,32 @@ class Objective(NamedTuple):
   ]
 
 
+def center_contrastive(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  class_vectors: Num[Array, "K D"],
+  *,
+  scale: float,
+  margin: float,
+  center_weight: float,
+) -> Float[Array, " B"]:
+  """`losses.center_contrastive`, by blocks of classes where B x K is large.
+
+  Both ways give the same numbers; call `losses.center_contrastive` or
+  `streaming.center_contrastive` to choose yourself.
+  """
+  few = len(labels) * len(class_vectors) <= MOST_LOGITS
+  loss = losses.center_contrastive if few else streaming.center_contrastive
+  return loss(
+    embeddings,
+    labels,
+    class_vectors,
+    scale=scale,
+    margin=margin,
+    center_weight=center_weight,
+  )
+
+
 def with_bank(
   loss: ClassLoss,
   num_classes: int,
@@ -47,7 +78,7 @@ def with_bank(
 
   Args:
     loss: `(embeddings, labels, centers) -> [B]`, for instance
-      `partial(losses.center_contrastive, scale=16.0, margin=0.2, center_weight=2.0)`.
+      `partial(center_contrastive, scale=16.0, margin=0.2, center_weight=2.0)`.
     num_classes: K.
     dim: D.
     momentum: mu of `centers.update`.
@@ -135,7 +166,7 @@ def center_contrastive_loss(
       f"embeddings have dimension {embeddings.shape[-1]} and the bank's centers "
       f"{bank.centers.shape[-1]}; make the bank with dim={embeddings.shape[-1]}"
     )
-  values = losses.center_contrastive(
+  values = center_contrastive(
     embeddings,
     labels,
     jax.lax.stop_gradient(bank.centers),

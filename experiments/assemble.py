@@ -77,7 +77,7 @@ def make_objective(
   """Binds the loss to trained centers or to the bank."""
   if config.loss == "center_contrastive":
     loss = functools.partial(
-      losses.center_contrastive,
+      objectives.center_contrastive,
       scale=config.scale,
       margin=config.margin,
       center_weight=config.center_weight,

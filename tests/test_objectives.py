@@ -187,3 +187,26 @@ def test_an_objective_with_trained_centers_has_params_and_no_state(batch, embedd
   gradient = jax.grad(total)(params)["centers"]
   assert gradient.shape == (NUM_CLASSES, DIM)
   assert (jnp.abs(gradient).max(axis=1) > 0).all()
+
+
+def test_many_classes_are_contrasted_by_blocks_to_the_same_numbers(monkeypatch):
+  """With B x K above the limit, the program holds no array of that size."""
+  num_classes, batch = 3000, 8
+  bank = ccl_jax.centers.init(jax.random.key(0), num_classes, DIM)
+  embeddings = jax.random.normal(jax.random.key(1), (batch, DIM))
+  labels = jnp.arange(batch)
+
+  def value_and_grad():
+    def loss_fn(embeddings):
+      return ccl_jax.center_contrastive_loss(embeddings, labels, bank)
+
+    program = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    text = program.lower(embeddings).compile().as_text()
+    return program(embeddings), f"f32[{batch},{num_classes}]" in text
+
+  ((dense, _), by_dense), dense_holds = value_and_grad()
+  monkeypatch.setattr(objectives, "MOST_LOGITS", batch * num_classes - 1)
+  ((blocked, _), by_blocked), blocked_holds = value_and_grad()
+  assert dense_holds and not blocked_holds
+  np.testing.assert_allclose(blocked, dense, rtol=1e-6)
+  np.testing.assert_allclose(by_blocked, by_dense, rtol=1e-4, atol=1e-6)
