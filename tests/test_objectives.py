@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import ccl_jax
-from ccl_jax import losses, objectives
+from ccl_jax import losses, objectives, placement
 from tests.losses import oracles
 
 NUM_CLASSES, DIM, FEATURES = 13, 6, 9
@@ -210,3 +210,42 @@ def test_many_classes_are_contrasted_by_blocks_to_the_same_numbers(monkeypatch):
   assert dense_holds and not blocked_holds
   np.testing.assert_allclose(blocked, dense, rtol=1e-6)
   np.testing.assert_allclose(by_blocked, by_dense, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+def test_over_a_mapped_axis_it_is_the_loss_of_the_global_batch(way, bank):
+  features = jax.random.normal(jax.random.key(4), (32, FEATURES))
+  labels = jax.random.randint(jax.random.key(5), (32,), -1, NUM_CLASSES)
+  weights = jax.random.normal(jax.random.key(6), (FEATURES, DIM))
+
+  def value_and_grad(weights, bank, features, labels, axis_name=None):
+    def loss_fn(weights):
+      return ccl_jax.center_contrastive_loss(
+        features @ weights, labels, bank, axis_name=axis_name
+      )
+
+    (loss, new_bank), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
+    return loss, new_bank, jax.lax.pmean(grads, axis_name) if axis_name else grads
+
+  expected = value_and_grad(weights, bank, features, labels)
+  mapped = partial(value_and_grad, axis_name="data")
+  if way == "pmap":
+    parts = features.reshape(8, 4, -1), labels.reshape(8, 4)
+    found = jax.pmap(mapped, axis_name="data", in_axes=(None, None, 0, 0))(
+      weights, bank, *parts
+    )
+    found = jax.tree.map(lambda leaf: leaf[5], found)
+  else:
+    whole, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+    found = jax.jit(
+      jax.shard_map(
+        mapped,
+        mesh=placement.data_mesh(),
+        in_specs=(whole, whole, split, split),
+        out_specs=whole,
+        check_vma=False,
+      )
+    )(weights, bank, features, labels)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
+  )
