@@ -27,12 +27,12 @@ class Config:
   seed: int = 0  # of parameters, data order, views and held-out classes
 
   # Data.
-  dataset: Literal["glyphs", "folder"] = "glyphs"  # embedded, or your own images
+  dataset: Literal["glyphs", "folder"] = "glyphs"  # embedded, or a folder of yours
   data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
   fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
   images: str | None = None  # folder: the root of class/image files
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
-  channels: Literal[1, 3] = 1  # 1: grey, 3: RGB
+  channels: Literal[1, 3] = 1  # grey or RGB
   validation_fraction: float = 0.1  # of the train classes, held out to tune on
   view: Literal["none", "warp", "crop_and_flip"] = "warp"  # random change of an image
   num_workers: int = 0  # processes that decode images; 0: threads of this one
@@ -41,7 +41,7 @@ class Config:
   dim: int = 128  # D, length of an embedding
 
   # Loss. Which of the numbers a loss reads: its docstring in ccl_jax.losses.
-  loss: LossName = "center_contrastive"  # or normalized_softmax, cosface
+  loss: LossName = "center_contrastive"  # what is minimised
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
   scale: float = 16.0  # s; normalized_softmax: 1 / temperature
   margin: float = 0.2  # m, in units of cosine

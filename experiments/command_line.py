@@ -56,17 +56,20 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def fields_help() -> str:
-  """One line for each field of the config: name, type or choices, default, meaning."""
+  """One line for each field of the config: name, default, meaning, and any choices."""
   source = Path(importlib.util.find_spec("configs.base").origin).read_text()  # pyright: ignore
   comments = {
     line.strip().split(":")[0]: line.split("  # ")[1]
     for line in source.splitlines()
     if "  # " in line
   }
-  rows = [
-    f"  {f'{PREFIX}{field.name}={field.default}':<40} {comments[field.name]}"
-    for field in dataclasses.fields(Config)
-  ]
+  hints = typing.get_type_hints(Config)
+  rows = []
+  for field in dataclasses.fields(Config):
+    row = f"  {f'{PREFIX}{field.name}={field.default}':<40} {comments[field.name]}"
+    if typing.get_origin(hints[field.name]) is typing.Literal:
+      row += f" ({_describe(hints[field.name])})"
+    rows.append(row)
   return "config fields, with the defaults of configs/base.py:\n" + "\n".join(rows)
 
 
