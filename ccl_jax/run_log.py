@@ -24,13 +24,17 @@ class RunLog:
 
   Args:
     directory: of the run.
-    step: where the run starts or resumes. Events after it, left by a run that was
-      killed past its last checkpoint, are dropped: they are about to be made again.
+    step: where the run starts or resumes. Events after it, and the test at its end,
+      left by a run that was killed, are dropped: they are about to be made again.
   """
 
   def __init__(self, directory: str | Path, *, step: int):
     path = Path(directory) / "metrics.jsonl"
-    self.events = [e for e in read_events(path) if e["step"] <= step]
+    self.events = [
+      event
+      for event in read_events(path)
+      if event["step"] <= step and event["event"] != "test"
+    ]
     rewritten = path.with_suffix(".tmp")
     rewritten.write_text("".join(json.dumps(e) + "\n" for e in self.events))
     rewritten.replace(path)

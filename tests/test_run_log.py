@@ -28,5 +28,12 @@ def test_resuming_drops_what_came_after_the_checkpoint(tmp_path):
   assert [e["loss"] for e in events] == [10.0, 20.0, 31.0]
 
 
+def test_a_test_without_a_result_is_made_again(tmp_path):
+  for _ in range(2):
+    with RunLog(tmp_path, step=30) as log:
+      log.write("test", 30, {"recall@1": 0.5})
+  assert len(read_events(tmp_path / "metrics.jsonl")) == 1
+
+
 def test_no_file_has_no_events(tmp_path):
   assert read_events(tmp_path / "metrics.jsonl") == []
