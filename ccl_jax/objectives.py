@@ -17,7 +17,7 @@ from ccl_jax import centers, losses, streaming
 ClassLoss = Callable[[Array, Array, Array], Array]
 
 
-# Logits up to which a loss holds them all; above, it goes by blocks of classes. A choice
+# Logits up to which a loss holds them all; above, it goes by blocks. A choice
 # between two measured sizes: even at 16 x 999, blocks ahead at 128 x 11,264.
 MOST_LOGITS = 2**20
 

@@ -18,7 +18,7 @@ class GlyphNet(nn.Module):
   The stem reads windows of 8 x 8 pixels, one every 4 (32 x 32 pixels -> 8 x 8
   positions); the next layer joins 2 x 2 of them; `depth` residual convolutions work at
   4 x 4, and the head reads all positions at once, since where a stroke lies tells
-  characters apart. Nothing is normalised: over a batch, an embedding would depend on its
+  characters apart. Nothing is normalised: over a batch, an embedding would hang on its
   neighbours; over a layer, it cost time on a CPU, and its accuracy was not compared.
 
   Attributes:
