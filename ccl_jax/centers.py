@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
+from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
 from ccl_jax.labels import drop_padding, widen
 
 # Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
@@ -56,6 +57,7 @@ def update(
   *,
   momentum: float,
   axis_name: str | None = None,
+  mesh: ClassMesh | None = None,
 ) -> CenterBank:
   r"""Moves the centers of the batch's classes towards their mean embedding.
 
@@ -77,10 +79,14 @@ def update(
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split. The batch is gathered over it, so that every device makes the
       same update.
+    mesh: of a bank that is split by class: `mesh.num_rows` rows, each moved by its
+      owner. The batch is the global one, as under `jit` with shardings.
 
   Returns:
     The new bank.
   """
+  if mesh is not None:
+    return _update_on_mesh(bank, embeddings, labels, momentum, mesh)
   embeddings = jax.lax.stop_gradient(embeddings)
   if axis_name is not None:
     embeddings = jax.lax.all_gather(embeddings, axis_name, tiled=True)
@@ -109,6 +115,21 @@ def update(
   return CenterBank(
     bank.centers.at[classes].set(new.astype(bank.centers.dtype), mode="drop"),
     bank.counts.at[classes].add(seen, mode="drop"),
+  )
+
+
+def _update_on_mesh(bank, embeddings, labels, momentum, mesh: ClassMesh) -> CenterBank:
+  """Every device sees the whole batch, and knows the classes of its own range only."""
+
+  def update_my_range(bank, embeddings, labels):
+    axes = (DATA_AXIS, CLASS_AXIS)
+    embeddings, labels = jax.lax.all_gather((embeddings, labels), axes, tiled=True)
+    known = labels < mesh.num_classes  # the rows beyond belong to no class
+    labels = jnp.where(known, labels - mesh.first_class(), -1)
+    return update(bank, embeddings, labels, momentum=momentum)
+
+  return mesh.map_over(update_my_range, (CLASSES, ROWS, ROWS), CLASSES)(
+    bank, jax.lax.stop_gradient(embeddings), labels
   )
 
 

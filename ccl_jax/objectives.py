@@ -5,6 +5,7 @@ that are trained are its params, a center bank is its state, and a loss over pai
 neither.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,9 +13,10 @@ import jax
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from ccl_jax import centers, losses, streaming
+from ccl_jax.class_mesh import ClassMesh
 
-# (embeddings [B,D], labels [B], class vectors [K,D]) -> loss [B]
-ClassLoss = Callable[[Array, Array, Array], Array]
+# (embeddings [B,D], labels [B], class vectors [K,D], settings by name) -> loss [B]
+ClassLoss = Callable[..., Array]
 
 
 # Logits up to which a loss holds them all; above, it goes by blocks. A choice
@@ -37,30 +39,42 @@ class Objective(NamedTuple):
   ]
 
 
-def center_contrastive(
-  embeddings: Num[Array, "B D"],
-  labels: Int[Array, " B"],
-  class_vectors: Num[Array, "K D"],
-  *,
-  scale: float,
-  margin: float,
-  center_weight: float,
-) -> Float[Array, " B"]:
-  """`losses.center_contrastive`, by blocks of classes where B x K is large.
+def dense_or_streaming(dense: ClassLoss, streamed: ClassLoss) -> ClassLoss:
+  """One loss in two ways: `dense` while B x K is small, `streamed` above that.
 
-  Both ways give the same numbers; call `losses.center_contrastive` or
-  `streaming.center_contrastive` to choose yourself.
+  Both give the same numbers. On a `mesh`, always `streamed`.
   """
-  few = len(labels) * len(class_vectors) <= MOST_LOGITS
-  loss = losses.center_contrastive if few else streaming.center_contrastive
-  return loss(
-    embeddings,
-    labels,
-    class_vectors,
-    scale=scale,
-    margin=margin,
-    center_weight=center_weight,
-  )
+
+  @functools.wraps(dense)
+  def loss(embeddings, labels, class_vectors, *, mesh=None, **settings):
+    if mesh is not None:
+      settings["mesh"] = mesh
+    few = len(labels) * len(class_vectors) <= MOST_LOGITS
+    way = dense if few and mesh is None else streamed
+    return way(embeddings, labels, class_vectors, **settings)
+
+  return loss
+
+
+# Also with `mesh=`; call those of `losses` or `streaming` to choose the way yourself.
+center_contrastive = dense_or_streaming(
+  losses.center_contrastive, streaming.center_contrastive
+)
+cosface = dense_or_streaming(losses.cosface, streaming.cosface)
+normalized_softmax = dense_or_streaming(
+  losses.normalized_softmax, streaming.normalized_softmax
+)
+
+
+def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
+  """The embeddings, for an update that begins when the loss has read the bank.
+
+  Without this dependency XLA cannot tell that the bank's old rows are no longer needed
+  as the update writes the new ones, and copies the whole bank first. (jax 0.10 on CPU
+  sees through an `optimization_barrier` here; 0 * x it leaves alone.)
+  """
+  nothing = jax.lax.stop_gradient(0 * losses_of_rows)[:, None]
+  return jax.lax.stop_gradient(embeddings) + nothing.astype(embeddings.dtype)
 
 
 def with_bank(
@@ -70,6 +84,7 @@ def with_bank(
   *,
   momentum: float,
   axis_name: str | None = None,
+  mesh: ClassMesh | None = None,
 ) -> Objective:
   """Contrasts with a center bank that every batch moves, after its loss is taken.
 
@@ -83,24 +98,33 @@ def with_bank(
     dim: D.
     momentum: mu of `centers.update`.
     axis_name: the mapped axis under `pmap`; None under `jit`.
+    mesh: lays the bank out over devices; `loss` is to be bound to it too.
   """
+  rows = num_classes if mesh is None else mesh.num_rows
 
   def init(key):
-    return {}, centers.init(key, num_classes, dim)
+    return {}, centers.init(key, rows, dim)
 
   def apply(params, bank, embeddings, batch):
     del params
     labels = batch["label"]
     values = loss(embeddings, labels, jax.lax.stop_gradient(bank.centers))
     new_bank = centers.update(
-      bank, embeddings, labels, momentum=momentum, axis_name=axis_name
+      bank,
+      _once_read(embeddings, values),
+      labels,
+      momentum=momentum,
+      axis_name=axis_name,
+      mesh=mesh,
     )
     return values, new_bank
 
   return Objective(init, apply)
 
 
-def with_trained_centers(loss: ClassLoss, num_classes: int, dim: int) -> Objective:
+def with_trained_centers(
+  loss: ClassLoss, num_classes: int, dim: int, *, mesh: ClassMesh | None = None
+) -> Objective:
   """Contrasts with one vector per class that the optimizer trains.
 
   Args:
@@ -108,10 +132,12 @@ def with_trained_centers(loss: ClassLoss, num_classes: int, dim: int) -> Objecti
       length itself: `losses.center_contrastive`, `losses.cosface`, ...
     num_classes: K.
     dim: D.
+    mesh: lays the vectors out over devices; `loss` is to be bound to it too.
   """
+  rows = num_classes if mesh is None else mesh.num_rows
 
   def init(key):
-    return {"centers": centers.init(key, num_classes, dim).centers}, {}
+    return {"centers": centers.init(key, rows, dim).centers}, {}
 
   def apply(params, state, embeddings, batch):
     return loss(embeddings, batch["label"], params["centers"]), state
@@ -129,6 +155,7 @@ def center_contrastive_loss(
   center_weight: float = 2.0,
   momentum: float = 0.5,
   axis_name: str | None = None,
+  mesh: ClassMesh | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:
   """Center Contrastive Loss over a batch, and the bank that the batch has moved.
 
@@ -150,6 +177,8 @@ def center_contrastive_loss(
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split; loss and bank are then those of the global batch, the same on
       every device, and gradients are to be averaged with `lax.pmean`.
+    mesh: of a bank of `mesh.num_rows` rows that is split by class over devices; the
+      batch is the global one, as under `jit` with shardings.
 
   Returns:
     The mean loss, a scalar, and the new bank.
@@ -173,9 +202,15 @@ def center_contrastive_loss(
     scale=scale,
     margin=margin,
     center_weight=center_weight,
+    mesh=mesh,
   )
   loss = losses.mean_over_examples(values, labels, axis_name)
   new_bank = centers.update(
-    bank, embeddings, labels, momentum=momentum, axis_name=axis_name
+    bank,
+    _once_read(embeddings, values),
+    labels,
+    momentum=momentum,
+    axis_name=axis_name,
+    mesh=mesh,
   )
   return loss, new_bank

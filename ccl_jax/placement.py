@@ -2,7 +2,8 @@
 
 The step is the same function everywhere; a `Placement` only says how to lay arrays out
 on devices. `jit` computes on the global batch, split over a mesh by the compiler;
-`pmap` runs one program a device, which names its axis and sums over it.
+`pmap` runs one program a device, which names its axis and sums over it; the
+class-sharded way is `jit` with the class vectors split over the devices too.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-DATA_AXIS = "data"
+from ccl_jax.class_mesh import DATA_AXIS, ClassMesh
+
 Devices = Sequence[Any] | None  # of jax.Device; None: all there are
 
 
@@ -22,18 +24,24 @@ class Placement(NamedTuple):
 
   Attributes:
     axis_name: what the step and its losses must sum over; None where arrays are global.
+    make_state: a function that draws a state -> the state of one copy, laid out as it
+      is to be restored; a sharded part is drawn where it will stay.
     put_state: a state tree of one copy -> the same, on the devices.
     put_batch: this process's rows of a batch, as NumPy -> the batch, on the devices.
     compile_step: `(state, batch) -> (state, metrics)` -> the same, compiled; the old
       state is donated.
+    compile_embed: `(state, images) -> [B, D]` -> a function of a state of one copy and
+      this process's images, as NumPy, that gives the global batch's rows, as NumPy.
     one_copy: a placed state or metrics -> the tree of one copy, for evaluation and
       checkpoints.
   """
 
   axis_name: str | None
+  make_state: Callable[[Callable[[], PyTree]], PyTree]
   put_state: Callable[[PyTree], PyTree]
   put_batch: Callable[[PyTree], PyTree]
   compile_step: Callable[[Callable[..., Any]], Callable[..., Any]]
+  compile_embed: Callable[[Callable[..., Any]], Callable[..., np.ndarray]]
   one_copy: Callable[[PyTree], PyTree]
 
 
@@ -43,9 +51,8 @@ def data_mesh(devices: Devices = None) -> Mesh:
   return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def split_batch(mesh: Mesh) -> Callable[[PyTree], PyTree]:
-  """A function that lays this process's rows out over the mesh's data axis."""
-  sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def split_batch(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
+  """A function that lays this process's rows of a batch out over the devices."""
 
   def put(batch):
     return jax.tree.map(
@@ -55,15 +62,73 @@ def split_batch(mesh: Mesh) -> Callable[[PyTree], PyTree]:
   return put
 
 
+def _embed_over(batch_sharding: NamedSharding) -> Callable[..., Any]:
+  """`Placement.compile_embed` where a batch is split over a mesh."""
+  everywhere = NamedSharding(batch_sharding.mesh, PartitionSpec())
+  put_batch = split_batch(batch_sharding)
+
+  def compile_embed(embed_step):
+    compiled = jax.jit(embed_step, out_shardings=everywhere)
+    return lambda state, images: np.asarray(compiled(state, put_batch(images)))
+
+  return compile_embed
+
+
 def with_jit(devices: Devices = None) -> Placement:
   """`jit` over a data mesh: batch split, state replicated; one device is one case."""
   mesh = data_mesh(devices)
   everywhere = NamedSharding(mesh, PartitionSpec())
+  by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+  def put_state(state):
+    return jax.device_put(state, everywhere)
+
   return Placement(
     axis_name=None,
-    put_state=lambda state: jax.device_put(state, everywhere),
-    put_batch=split_batch(mesh),
+    make_state=lambda init: put_state(init()),
+    put_state=put_state,
+    put_batch=split_batch(by_rows),
     compile_step=lambda step: jax.jit(step, donate_argnums=0, out_shardings=everywhere),
+    compile_embed=_embed_over(by_rows),
+    one_copy=lambda tree: tree,
+  )
+
+
+def with_class_sharding(mesh: ClassMesh) -> Placement:
+  """`jit` over a mesh (data, class): the batch is split over all devices, and so are
+  the class vectors, with their counts and what the optimizer keeps of them; the model
+  is replicated.
+
+  Args:
+    mesh: the one that the objective and its loss are bound to.
+  """
+  everywhere = NamedSharding(mesh.mesh, PartitionSpec())
+
+  def sharding_of(path, leaf):
+    of_objective = "objective" in jax.tree_util.keystr(path)
+    by_class = of_objective and leaf.ndim > 0 and leaf.shape[0] == mesh.num_rows
+    return mesh.sharding if by_class else everywhere
+
+  def shardings(state):
+    return jax.tree_util.tree_map_with_path(sharding_of, state)
+
+  def make_state(init):
+    return jax.jit(init, out_shardings=shardings(jax.eval_shape(init)))()
+
+  def compile_step(step):
+    def placed(state, batch):
+      new_state, metrics = step(state, batch)
+      return jax.lax.with_sharding_constraint(new_state, shardings(new_state)), metrics
+
+    return jax.jit(placed, donate_argnums=0)
+
+  return Placement(
+    axis_name=None,
+    make_state=make_state,
+    put_state=lambda state: jax.device_put(state, shardings(state)),
+    put_batch=split_batch(mesh.batch_sharding),
+    compile_step=compile_step,
+    compile_embed=_embed_over(mesh.batch_sharding),
     one_copy=lambda tree: tree,
   )
 
@@ -80,13 +145,19 @@ def with_pmap(devices: Devices = None) -> Placement:
   def split(rows):
     return rows.reshape(len(devices), -1, *rows.shape[1:])
 
+  def compile_embed(embed_step):
+    compiled = jax.jit(embed_step)
+    return lambda state, images: np.asarray(compiled(state, images))
+
   return Placement(
     axis_name=DATA_AXIS,
+    make_state=lambda init: init(),
     put_state=lambda state: jax.tree.map(stack, state),
     put_batch=lambda batch: jax.tree.map(split, batch),
     compile_step=lambda step: jax.pmap(
       step, axis_name=DATA_AXIS, donate_argnums=0, devices=devices
     ),
+    compile_embed=compile_embed,
     one_copy=lambda tree: jax.tree.map(lambda leaf: leaf[0], tree),
   )
 

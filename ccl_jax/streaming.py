@@ -6,17 +6,30 @@ that of FlashAttention (Dao et al., 2022, https://arxiv.org/abs/2205.14135), wit
 changes: the own class stays out of it, so that neither a margin nor a loss near zero
 costs precision, and the first pass also gathers the gradient in the embeddings, which
 therefore costs two matrix products in all. Only trained centers take a second pass.
+
+On a `ClassMesh` each device goes through its own range of classes for all rows of its
+group; maxima and sums over the ranges make of them the softmax over all classes.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Num
 
+from ccl_jax import class_mesh
 from ccl_jax.centers import unit
+from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
 from ccl_jax.labels import drop_padding, mask_loss
+
+
+class _How(NamedTuple):
+  """How the classes are gone through: all that is not an array."""
+
+  block_size: int | None
+  product_dtype: DTypeLike | None
+  mesh: ClassMesh | None
 
 
 def center_contrastive(
@@ -29,12 +42,13 @@ def center_contrastive(
   center_weight: float,
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
+  mesh: ClassMesh | None = None,
 ) -> Float[Array, " B"]:
   """`losses.center_contrastive`, by blocks of classes: see `cosface` below."""
-  blocks = block_size, product_dtype
-  z, own, contrast = _contrast(embeddings, labels, centers, scale, margin, blocks)
+  how = _How(block_size, product_dtype, mesh)
+  z, own, contrast = _contrast(embeddings, labels, centers, scale, margin, how)
   pull = jnp.sum((z - own) ** 2, axis=-1)
-  return mask_loss(contrast + center_weight * pull, labels, len(centers))
+  return mask_loss(contrast + center_weight * pull, labels, _num_classes(centers, mesh))
 
 
 def normalized_softmax(
@@ -45,11 +59,12 @@ def normalized_softmax(
   temperature: float = 0.05,
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
+  mesh: ClassMesh | None = None,
 ) -> Float[Array, " B"]:
   """`losses.normalized_softmax`, by blocks of classes: see `cosface` below."""
-  blocks = block_size, product_dtype
-  *_, contrast = _contrast(embeddings, labels, proxies, 1 / temperature, 0.0, blocks)
-  return mask_loss(contrast, labels, len(proxies))
+  how = _How(block_size, product_dtype, mesh)
+  *_, contrast = _contrast(embeddings, labels, proxies, 1 / temperature, 0.0, how)
+  return mask_loss(contrast, labels, _num_classes(proxies, mesh))
 
 
 def cosface(
@@ -61,12 +76,14 @@ def cosface(
   margin: float = 0.35,
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
+  mesh: ClassMesh | None = None,
 ) -> Float[Array, " B"]:
   """`losses.cosface`, by blocks of classes.
 
   Differentiable in reverse mode, in embeddings and proxies; without a gradient, in the
   embeddings alone, and in both, it takes one, two and four products of 2BKD operations.
-  The proxies are to lie on one device, or whole on each: a block is a slice of them.
+  Without a mesh the proxies are to lie on one device, or whole on each: a block is a
+  slice of them.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -78,25 +95,44 @@ def cosface(
       whose cache then holds a block, and 4096 elsewhere, to launch fewer kernels.
     product_dtype: the type in which large products are multiplied, for instance
       `jnp.bfloat16`; their sums stay in float32. None: as they are.
+    mesh: lays the classes out over devices. The proxies then have `mesh.num_rows` rows,
+      of which the first K are classes, and B is a multiple of all devices; embeddings
+      and labels are those of the global batch, as under `jit` with shardings.
 
   Returns:
     [B] float32, one value per example.
+
+  Raises:
+    ValueError: if the proxies do not have the rows of the mesh.
   """
-  blocks = block_size, product_dtype
-  *_, contrast = _contrast(embeddings, labels, proxies, scale, margin, blocks)
-  return mask_loss(contrast, labels, len(proxies))
+  how = _How(block_size, product_dtype, mesh)
+  *_, contrast = _contrast(embeddings, labels, proxies, scale, margin, how)
+  return mask_loss(contrast, labels, _num_classes(proxies, mesh))
+
+
+def _num_classes(centers, mesh: ClassMesh | None) -> int:
+  """K, which is less than the rows of a padded bank."""
+  if mesh is None:
+    return len(centers)
+  if len(centers) != mesh.num_rows:
+    raise ValueError(
+      f"{len(centers)} class vectors on a mesh of {mesh.num_rows} rows "
+      f"({mesh.num_classes} classes): make them with mesh.num_rows"
+    )
+  return mesh.num_classes
 
 
 def _contrast(
-  embeddings, labels, centers, scale, margin, blocks
+  embeddings, labels, centers, scale, margin, how: _How
 ) -> tuple[Array, Array, Array]:
   """Unit embeddings and own centers [B, D], and the cross-entropy [B] between them."""
-  if blocks[0] is not None and blocks[0] < 1:
-    raise ValueError(f"block_size={blocks[0]}: a block holds at least 1 class")
+  if how.block_size is not None and how.block_size < 1:
+    raise ValueError(f"block_size={how.block_size}: a block holds at least 1 class")
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, centers).dtype))
-  classes = jnp.clip(labels.astype(jnp.int32), 0, len(centers) - 1)
-  others, own = _others_and_own(scale * z, classes, centers, blocks)
+  last = _num_classes(centers, how.mesh) - 1
+  classes = jnp.clip(labels.astype(jnp.int32), 0, last)
+  others, own = _others_and_own(scale * z, classes, centers, how)
   target = scale * (jnp.sum(z * own, axis=-1) - margin)
   # log(1 + sum of the others / own): full precision however small it is.
   return z, own, jax.nn.softplus(others - target)
@@ -106,81 +142,138 @@ def _value(
   queries: Float[Array, "B D"],
   labels: Int[Array, " B"],
   centers: Num[Array, "K D"],
-  blocks: tuple[int | None, DTypeLike | None],
+  how: _How,
 ) -> tuple[Float[Array, " B"], Float[Array, "B D"]]:
   r""":math:`\log \sum_{k \ne y_i} e^{q_i \cdot c_k}`, and c_y, with c of unit length.
 
   The own centers are an output, so that the backward pass adds their gradient in place
   to that of the others: gathered apart, it would be a second array of K x D.
   """
-  log_sum, _ = _softmax_over_others(queries, labels, centers, blocks, with_mean=False)
-  return log_sum, unit(centers[labels])
+  log_sum, _ = _softmax_over_others(queries, labels, centers, how, with_mean=False)
+  return log_sum, _own_centers(labels, centers, how)
 
 
-def _forward(queries, labels, centers, blocks):
+def _forward(queries, labels, centers, how):
   # symbolic_zeros wraps each argument, to say whether it is differentiated.
   arrays = queries.value, labels.value, centers.value
-  log_sum, mean = _softmax_over_others(*arrays, blocks, with_mean=queries.perturbed)
-  own = unit(centers.value[labels.value])
+  log_sum, mean = _softmax_over_others(*arrays, how, with_mean=queries.perturbed)
+  own = _own_centers(*arrays[1:], how)
   return (log_sum, own), (log_sum, mean, arrays if centers.perturbed else None)
 
 
-def _backward(blocks, residuals, cotangents):
+def _backward(how, residuals, cotangents):
   log_sum, mean, arrays = residuals
   by_log_sum, by_own = cotangents
   by_queries = None if mean is None else by_log_sum[:, None] * mean
   if arrays is None:
     return by_queries, None, None
   queries, labels, centers = arrays
-
-  def visit(by_centers, start, rows):
-    directions, through_unit = jax.vjp(unit, rows)
-    logits = _product(queries, directions.T, blocks)
-    share = jnp.exp(logits - log_sum[:, None]) * by_log_sum[:, None]
-    share = jnp.where(_is_own(labels, start, rows), 0.0, share)
-    place = jnp.where(labels < start, len(rows), labels - start)
-    by_directions = (
-      _product(share.T, queries, blocks).at[place].add(by_own, mode="drop")
-    )
-    (by_rows,) = through_unit(by_directions)
-    return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows, start, 0)
-
-  return by_queries, None, _fold(visit, jnp.zeros_like(centers), centers, blocks)
+  of_rows = queries, labels, log_sum, by_log_sum, by_own
+  return by_queries, None, _by_centers(centers, of_rows, how)
 
 
 _others_and_own = jax.custom_vjp(_value, nondiff_argnums=(3,))
 _others_and_own.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _softmax_over_others(queries, labels, centers, blocks, *, with_mean: bool):
+def _own_centers(labels, centers, how: _How) -> Float[Array, "B D"]:
+  """Row y_i of the centers, scaled to unit length."""
+  if (mesh := how.mesh) is None:
+    return unit(centers[labels])
+
+  def from_the_owners(labels, rows):
+    places = class_mesh.gather_classes(labels) - mesh.first_class()
+    here = (places >= 0) & (places < len(rows))
+    found = unit(rows.at[places].get(mode="clip"))
+    return class_mesh.sum_to_own_rows(jnp.where(here[:, None], found, 0.0))
+
+  return mesh.map_over(from_the_owners, (ROWS, CLASSES), ROWS)(labels, centers)
+
+
+def _softmax_over_others(queries, labels, centers, how: _How, *, with_mean: bool):
   """Log of the sum over the other classes, and their mean center under the softmax."""
+  if (mesh := how.mesh) is None:
+    return _softmax_over_range(queries, labels, centers, how, with_mean=with_mean)
+
+  def over_my_range(queries, labels, rows):
+    queries, labels = class_mesh.gather_classes((queries, labels))
+    labels = labels - mesh.first_class()
+    part, mean = _softmax_over_range(queries, labels, rows, how, with_mean=with_mean)
+    # A range that holds no other class has a sum of 0, whose log is no maximum.
+    lowest = jnp.finfo(part.dtype).min
+    highest = jnp.maximum(jax.lax.pmax(part, CLASS_AXIS), lowest)
+    share = jnp.exp(part - highest)
+    total = jax.lax.psum(share, CLASS_AXIS)
+    log_sum = class_mesh.own_rows(highest + jnp.log(total))
+    if mean is not None:
+      mean = class_mesh.sum_to_own_rows((share / jnp.maximum(total, 1))[:, None] * mean)
+    return log_sum, mean
+
+  return mesh.map_over(over_my_range, (ROWS, ROWS, CLASSES), ROWS)(
+    queries, labels, centers
+  )
+
+
+def _softmax_over_range(queries, labels, centers, how: _How, *, with_mean: bool):
+  """The same over the classes at hand; a label out of their range is no class of it."""
 
   def visit(carry, start, rows):
     highest, total, weighted = carry
     directions = unit(rows)
-    logits = _product(queries, directions.T, blocks)
-    logits = jnp.where(_is_own(labels, start, rows), -jnp.inf, logits)
+    logits = _product(queries, directions.T, how)
+    logits = jnp.where(_left_out(labels, start, rows, how), -jnp.inf, logits)
     new_highest = jnp.maximum(highest, logits.max(axis=-1))
     decay = jnp.exp(highest - new_highest)
     terms = jnp.exp(logits - new_highest[:, None])
     total = decay * total + terms.sum(axis=-1)
     if with_mean:
-      weighted = decay[:, None] * weighted + _product(terms, directions, blocks)
+      weighted = decay[:, None] * weighted + _product(terms, directions, how)
     return new_highest, total, weighted
 
   zeros = jnp.zeros_like(queries[:, 0])
   # Not -inf: -inf - -inf would be NaN where the own class is all that was seen so far.
   lowest = jnp.full_like(zeros, jnp.finfo(zeros.dtype).min)
   carry = lowest, zeros, jnp.zeros_like(queries) if with_mean else None
-  highest, total, weighted = _fold(visit, carry, centers, blocks)
+  highest, total, weighted = _fold(visit, carry, centers, how)
   # The highest term is 1, so the sum is at least 1 unless there is no other class.
   mean = weighted / jnp.maximum(total, 1)[:, None] if with_mean else None
   return highest + jnp.log(total), mean
 
 
-def _fold(visit: Callable[[Any, Array, Array], Any], carry, centers, blocks) -> Any:
+def _by_centers(centers, of_rows, how: _How):
+  """The gradient in the centers, [K, D]."""
+  if (mesh := how.mesh) is None:
+    return _by_range(centers, of_rows, how)
+
+  def by_my_range(rows, *of_rows):
+    queries, labels, *rest = class_mesh.gather_classes(of_rows)
+    of_rows = queries, labels - mesh.first_class(), *rest
+    return jax.lax.psum(_by_range(rows, of_rows, how), DATA_AXIS)
+
+  specs = CLASSES, *(ROWS for _ in of_rows)
+  return mesh.map_over(by_my_range, specs, CLASSES)(centers, *of_rows)
+
+
+def _by_range(centers, of_rows, how: _How):
+  """The same for the classes at hand."""
+  queries, labels, log_sum, by_log_sum, by_own = of_rows
+
+  def visit(by_centers, start, rows):
+    directions, through_unit = jax.vjp(unit, rows)
+    logits = _product(queries, directions.T, how)
+    share = jnp.exp(logits - log_sum[:, None]) * by_log_sum[:, None]
+    share = jnp.where(_left_out(labels, start, rows, how), 0.0, share)
+    place = jnp.where(labels < start, len(rows), labels - start)
+    by_directions = _product(share.T, queries, how).at[place].add(by_own, mode="drop")
+    (by_rows,) = through_unit(by_directions)
+    return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows, start, 0)
+
+  return _fold(visit, jnp.zeros_like(centers), centers, how)
+
+
+def _fold(visit: Callable[[Any, Array, Array], Any], carry, centers, how: _How) -> Any:
   """Folds `visit(carry, start, rows)` over all blocks; the last one may be smaller."""
-  size = blocks[0] or (1024 if jax.default_backend() == "cpu" else 4096)
+  size = how.block_size or (1024 if jax.default_backend() == "cpu" else 4096)
   size = min(size, len(centers))
   whole, rest = divmod(len(centers), size)
 
@@ -196,13 +289,19 @@ def _fold(visit: Callable[[Any, Array, Array], Any], carry, centers, blocks) -> 
   return visit_slice(carry, jnp.int32(whole * size), rest) if rest else carry
 
 
-def _is_own(labels, start, rows):
-  return (labels - start)[:, None] == jnp.arange(len(rows), dtype=jnp.int32)[None, :]
+def _left_out(labels, start, rows, how: _How):
+  """Where a row of the batch does not contrast with a row of the block."""
+  places = jnp.arange(len(rows), dtype=jnp.int32)
+  own = (labels - start)[:, None] == places[None, :]
+  if how.mesh is None or how.mesh.num_rows == how.mesh.num_classes:
+    return own
+  first = how.mesh.first_class() + start
+  return own | (first + places >= how.mesh.num_classes)[None, :]
 
 
-def _product(left, right, blocks) -> Float[Array, "M N"]:
+def _product(left, right, how: _How) -> Float[Array, "M N"]:
   """A matrix product in `product_dtype` that sums in the type of `left`."""
-  dtype, product_dtype = left.dtype, blocks[1]
-  if product_dtype is not None:
-    left, right = left.astype(product_dtype), right.astype(product_dtype)
+  dtype = left.dtype
+  if how.product_dtype is not None:
+    left, right = left.astype(how.product_dtype), right.astype(how.product_dtype)
   return jnp.matmul(left, right, preferred_element_type=dtype)

@@ -1,0 +1,119 @@
+"""A mesh (data, class): the batch is split over all of it, the classes over `class`.
+
+What travels between devices is the batch, a few numbers per row, and gradients of the
+batch; the class vectors stay where they are.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+DATA_AXIS, CLASS_AXIS = "data", "class"
+ROWS = PartitionSpec((DATA_AXIS, CLASS_AXIS))  # of the batch
+CLASSES = PartitionSpec(CLASS_AXIS)  # of a bank: its rows, repeated along `data`
+
+
+class ClassMesh(NamedTuple):
+  """K classes as equal ranges over the `class` axis of a mesh.
+
+  A bank of this mesh has `num_rows` rows: K, rounded up to a multiple of the ranges.
+  The rows from K on belong to no class; no loss sees them and no update moves them.
+
+  Attributes:
+    mesh: its axes are `data` and `class`; see `make`.
+    num_classes: K.
+  """
+
+  mesh: Mesh
+  num_classes: int
+
+  @property
+  def num_rows(self) -> int:
+    ranges = self.mesh.shape[CLASS_AXIS]
+    return -(-self.num_classes // ranges) * ranges
+
+  @property
+  def sharding(self) -> NamedSharding:
+    """Of an array [num_rows, ...]: a range of classes on each device."""
+    return NamedSharding(self.mesh, CLASSES)
+
+  @property
+  def batch_sharding(self) -> NamedSharding:
+    """Of an array [B, ...]: equal parts on all devices."""
+    return NamedSharding(self.mesh, ROWS)
+
+  def first_class(self) -> Int[Array, ""]:
+    """Of this device's range; inside of `map_over`."""
+    per_device = self.num_rows // self.mesh.shape[CLASS_AXIS]
+    return jax.lax.axis_index(CLASS_AXIS) * per_device
+
+  def map_over(
+    self, function: Callable[..., Any], in_specs: Any, out_specs: Any
+  ) -> Callable[..., Any]:
+    """`function`, run by each device on its part of the arrays."""
+    return jax.shard_map(
+      function,
+      mesh=self.mesh,
+      in_specs=in_specs,
+      out_specs=out_specs,
+      check_vma=False,
+    )
+
+
+def make(
+  num_classes: int,
+  class_shards: int | None = None,
+  devices: Sequence[Any] | None = None,
+) -> ClassMesh:
+  """A mesh whose `class` axis has `class_shards` devices.
+
+  Args:
+    num_classes: K, at least one for each range.
+    class_shards: devices that share the classes; a bank is held once by each such
+      group. None: all devices, which holds it once in all.
+    devices: of `jax.Device`; None: all there are, of all processes.
+
+  Raises:
+    ValueError: if the devices do not divide into such groups, or are more than K.
+  """
+  found = jax.devices() if devices is None else list(devices)
+  shards = len(found) if class_shards is None else class_shards
+  if shards < 1 or len(found) % shards:
+    fitting = [n for n in range(1, len(found) + 1) if len(found) % n == 0]
+    raise ValueError(
+      f"class_shards={shards} does not divide the {len(found)} devices; "
+      f"take one of {fitting}"
+    )
+  if num_classes < shards:
+    raise ValueError(
+      f"{num_classes} classes cannot be shared by {shards} devices; give class_shards "
+      f"that divides {len(found)} and is at most {num_classes}"
+    )
+  axes = (DATA_AXIS, CLASS_AXIS)
+  grid = np.asarray(found).reshape(-1, shards)
+  return ClassMesh(Mesh(grid, axes, axis_types=(AxisType.Auto,) * 2), num_classes)
+
+
+def gather_classes(tree: Any) -> Any:
+  """Rows of the devices that share a bank, on each of them; inside of `map_over`."""
+  return jax.lax.all_gather(tree, CLASS_AXIS, tiled=True)
+
+
+def own_rows(tree: Any) -> Any:
+  """This device's rows of arrays that are the same along `class`."""
+
+  def part(rows):
+    size = len(rows) // jax.lax.axis_size(CLASS_AXIS)
+    start = jax.lax.axis_index(CLASS_AXIS) * size
+    return jax.lax.dynamic_slice_in_dim(rows, start, size)
+
+  return jax.tree.map(part, tree)
+
+
+def sum_to_own_rows(rows: Array) -> Array:
+  """This device's rows of the sum over `class` of arrays of all rows."""
+  return jax.lax.psum_scatter(rows, CLASS_AXIS, tiled=True)
