@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.experimental import multihost_utils
+from jaxtyping import Float
 from tqdm import tqdm
 
 from ccl_jax.checkpoint import Checkpoints
@@ -53,10 +54,21 @@ class _StopRequest:
     self.signal_number = signal_number
     print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
+  def reached(self, step: int) -> int | None:
+    """The signal to stop for, after a step; the same for all processes."""
+    if jax.process_count() == 1:
+      return self.signal_number
+    # They must agree on a step, whoever got the signal, and when.
+    told = multihost_utils.reached_preemption_sync_point(step)
+    return signal.SIGTERM if told else None
+
 
 @contextlib.contextmanager
 def _stop_request() -> Iterator[_StopRequest]:
   request = _StopRequest()
+  if jax.process_count() > 1:  # JAX's own handler passes SIGTERM on to the others
+    yield request
+    return
   before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
     yield request
@@ -103,7 +115,8 @@ def fit(
   Raises:
     NonFiniteLoss: naming the first step whose loss is not finite. Nothing is saved from
       then on, so the newest checkpoint is a good one.
-    Stopped: after Ctrl-C or SIGTERM, once the state is saved.
+    Stopped: after Ctrl-C or SIGTERM, once the state is saved. Of several processes, a
+      SIGTERM to any one stops all of them at one step; Ctrl-C ends them as it is.
   """
   first = int(state.step)
   state = placement.put_state(state)
@@ -127,6 +140,7 @@ def fit(
     total=steps,
     initial=first,
     unit="step",
+    disable=jax.process_index() > 0,
     mininterval=1 if sys.stderr.isatty() else 20,
   )
   with _stop_request() as request, progress:
@@ -151,8 +165,9 @@ def fit(
           values = evaluate(placement.one_copy(state))
         log.write("validation", step, values)
         shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
-        progress.write(f"step {step}: validation {shown}", file=sys.stderr)
-      stopping = request.signal_number
+        if not progress.disable:
+          progress.write(f"step {step}: validation {shown}", file=sys.stderr)
+      stopping = request.reached(step)
       if step % checkpoint_every == 0 or step == steps or stopping is not None:
         if pending:
           flush()
@@ -195,20 +210,18 @@ class _Clock:
 
 
 def embed(
-  embed_step: Callable[[TrainState, Array], Array],
+  embed_step: Callable[[TrainState, np.ndarray], np.ndarray],
   state: TrainState,
   batches: Iterable[Batch],
-) -> tuple[Float[np.ndarray, "N D"], Int[np.ndarray, " N"]]:
-  """Embeds every example once; rows that pad the last batch are dropped.
+  num_examples: int,
+) -> Float[np.ndarray, "N D"]:
+  """Embeds every example once, in order.
 
   Args:
-    embed_step: compiled, `(state, images [B, ...]) -> [B, D]`.
+    embed_step: from `Placement.compile_embed`.
     state: one copy.
-    batches: all of one size; a label < 0 marks padding.
+    batches: this process's rows of each batch, all of one size.
+    num_examples: N; rows beyond it pad the last batch and are dropped.
   """
-  embeddings, labels = [], []
-  for batch in batches:
-    keep = np.asarray(batch["label"]) >= 0
-    embeddings.append(np.asarray(embed_step(state, batch["image"]))[keep])
-    labels.append(np.asarray(batch["label"])[keep])
-  return np.concatenate(embeddings), np.concatenate(labels)
+  embeddings = [embed_step(state, batch["image"]) for batch in batches]
+  return np.concatenate(embeddings)[:num_examples]

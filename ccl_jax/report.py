@@ -456,9 +456,9 @@ def _map_section(centers: CenterMap | None) -> str:
   shown = min(150, len(centers.centers))
   alt = f"Map of {shown} class centers, a picture of each class at its place"
   return (
-    f"<section><h2>Map of the class centers</h2><p>{shown} of"
-    f" {len(centers.centers):,} training classes, where t-SNE puts their centers. Near"
-    " in the map: near for the model. Far apart says little.</p>"
+    f"<section><h2>Map of the class centers</h2><p>{shown} training classes, where"
+    " t-SNE puts their centers. Near in the map: near for the model. Far apart says"
+    " little.</p>"
     f"<div class='map'>{_svg(figure, alt)}</div></section>"
   )
 

@@ -23,12 +23,17 @@ class RunLog:
   """Appends events to `metrics.jsonl` and to a TensorBoard log; a context manager.
 
   Args:
-    directory: of the run.
+    directory: of the run; None keeps the events in memory alone, as all but the first
+      of several processes do.
     step: where the run starts or resumes. Events after it, and the test at its end,
       left by a run that was killed, are dropped: they are about to be made again.
   """
 
-  def __init__(self, directory: str | Path, *, step: int):
+  def __init__(self, directory: str | Path | None, *, step: int):
+    self.events: list[Event] = []
+    self._file = self._board = None
+    if directory is None:
+      return
     path = Path(directory) / "metrics.jsonl"
     self.events = [
       event
@@ -45,8 +50,9 @@ class RunLog:
     return self
 
   def __exit__(self, *exception):
-    self._file.close()
-    self._board.close()
+    if self._file and self._board:
+      self._file.close()
+      self._board.close()
 
   @property
   def seconds(self) -> float:
@@ -57,6 +63,8 @@ class RunLog:
     """Logs one event of a kind (`train`, `validation`, `test`) at a step."""
     event = {"event": kind, "step": step, **values}
     self.events.append(event)
+    if not (self._file and self._board):
+      return
     self._file.write(json.dumps(event) + "\n")
     self._file.flush()
     for name, value in values.items():

@@ -57,7 +57,8 @@ class Config:
   # Run.
   steps: int = 2000  # in all
   batch_size: int = 128  # of all devices together
-  parallel: Literal["jit", "pmap"] = "jit"  # how the step is spread over devices
+  parallel: Literal["jit", "pmap", "class_sharded"] = "jit"  # how devices share a step
+  class_shards: int = 0  # class_sharded: devices that share the centers; 0: all
   log_every: int = 20  # steps between lines of metrics.jsonl
   eval_every: int = 500  # steps between evaluations on validation classes
   checkpoint_every: int = 500  # steps between checkpoints
@@ -75,7 +76,7 @@ class Config:
     for name in ("momentum", "validation_fraction", "warmup_fraction"):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
-    for name in ("seed", "num_workers", "weight_decay"):
+    for name in ("seed", "num_workers", "weight_decay", "class_shards"):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     if not self.recall_at or min(self.recall_at) < 1:

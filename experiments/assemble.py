@@ -9,8 +9,18 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import centers, loop, losses, objectives, optim, placement, retrieval, step
+from ccl_jax import (
+  centers,
+  class_mesh,
+  loop,
+  objectives,
+  optim,
+  placement,
+  retrieval,
+  step,
+)
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import folder, glyphs, pipeline, views
 from ccl_jax.data.examples import Examples, hold_out_classes
@@ -72,7 +82,10 @@ def make_model(config: Config) -> nn.Module:
 
 
 def make_objective(
-  config: Config, num_classes: int, axis_name: str | None
+  config: Config,
+  num_classes: int,
+  axis_name: str | None = None,
+  mesh: class_mesh.ClassMesh | None = None,
 ) -> objectives.Objective:
   """Binds the loss to trained centers or to the bank."""
   if config.loss == "center_contrastive":
@@ -83,13 +96,23 @@ def make_objective(
       center_weight=config.center_weight,
     )
   elif config.loss == "cosface":
-    loss = functools.partial(losses.cosface, scale=config.scale, margin=config.margin)
+    loss = functools.partial(
+      objectives.cosface, scale=config.scale, margin=config.margin
+    )
   else:
-    loss = functools.partial(losses.normalized_softmax, temperature=1 / config.scale)
+    loss = functools.partial(
+      objectives.normalized_softmax, temperature=1 / config.scale
+    )
+  loss = functools.partial(loss, mesh=mesh)
   if config.centers == "trained":
-    return objectives.with_trained_centers(loss, num_classes, config.dim)
+    return objectives.with_trained_centers(loss, num_classes, config.dim, mesh=mesh)
   return objectives.with_bank(
-    loss, num_classes, config.dim, momentum=config.momentum, axis_name=axis_name
+    loss,
+    num_classes,
+    config.dim,
+    momentum=config.momentum,
+    axis_name=axis_name,
+    mesh=mesh,
   )
 
 
@@ -103,22 +126,51 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
-def make_embed(config: Config) -> Embed:
-  """Embeds all of a set of examples; compiled once, whatever their number."""
-  embed_step = jax.jit(step.make_embed_step(make_model(config)))
+def make_embed(config: Config, place: placement.Placement | None = None) -> Embed:
+  """Embeds all of a set of examples; compiled once, whatever their number.
+
+  Args:
+    config: of the run.
+    place: where the state lives, with all processes; None: this process's first device.
+  """
+  processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
+  place = place or placement.with_jit(jax.local_devices()[:1])
+  embed_step = place.compile_embed(step.make_embed_step(make_model(config)))
 
   def embed(state: step.TrainState, examples: Examples):
-    batches = pipeline.eval_batches(examples, batch_size=config.batch_size)
-    return loop.embed(embed_step, state, batches)
+    batches = pipeline.eval_batches(
+      examples,
+      batch_size=config.batch_size,
+      process_index=processes[0],
+      process_count=processes[1],
+    )
+    return loop.embed(embed_step, state, batches, len(examples)), examples.labels
 
   return embed
 
 
-def make_placement(config: Config) -> placement.Placement:
+def make_mesh(config: Config, num_classes: int) -> class_mesh.ClassMesh | None:
+  """The mesh that the centers are split over, if they are."""
+  if config.parallel != "class_sharded":
+    return None
+  return class_mesh.make(num_classes, config.class_shards or None)
+
+
+def make_placement(
+  config: Config, mesh: class_mesh.ClassMesh | None = None
+) -> placement.Placement:
   """Checks the batch against the devices; refuses what does not divide."""
   placement.check_batch_size(config.batch_size, jax.device_count())
-  ways = {"jit": placement.with_jit, "pmap": placement.with_pmap}
-  return ways[config.parallel]()
+  if mesh is not None:
+    return placement.with_class_sharding(mesh)
+  if config.parallel == "jit":
+    return placement.with_jit()
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"parallel=pmap runs in one process and this job has {jax.process_count()}; "
+      "take jit or class_sharded"
+    )
+  return placement.with_pmap()
 
 
 def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
@@ -143,25 +195,30 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
 
 def make_run(config: Config, data: Data) -> Run:
   """Puts model, loss, optimizer and placement together."""
-  place = make_placement(config)
+  mesh = make_mesh(config, data.train.num_classes)
+  place = make_placement(config, mesh)
   model = make_model(config)
-  objective = make_objective(config, data.train.num_classes, place.axis_name)
+  objective = make_objective(config, data.train.num_classes, place.axis_name, mesh)
   optimizer = make_optimizer(config)
+  image = data.train[0]["image"]
   init_key, step_key = jax.random.split(jax.random.key(config.seed))
   return Run(
     placement=place,
     train_step=step.make_train_step(
       model, objective, optimizer, key=step_key, axis_name=place.axis_name
     ),
-    init_state=lambda: step.init_state(
-      init_key, model, objective, optimizer, data.train[0]["image"]
+    init_state=lambda: place.make_state(
+      lambda: step.init_state(init_key, model, objective, optimizer, image)
     ),
-    embed=make_embed(config),
+    embed=make_embed(config, place),
   )
 
 
 def restore(rundir: Path) -> step.TrainState:
-  """The state of the newest checkpoint in a run's folder, as it was saved.
+  """What the newest checkpoint in a run's folder has of the model.
+
+  The class vectors and the optimizer's state, which may be larger than a device, stay
+  on the disk.
 
   Raises:
     ValueError: if the run has saved none yet.
@@ -169,8 +226,8 @@ def restore(rundir: Path) -> step.TrainState:
   path = rundir / workdir.CHECKPOINTS
   if path.is_dir():
     with Checkpoints(path, read_only=True) as saved:
-      if restored := saved.restore():
-        return step.TrainState(**restored[0])
+      if restored := saved.restore(leave=("objective", "objective_state", "opt_state")):
+        return step.TrainState(**restored[0], objective_state={}, opt_state={})
   raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")
 
 
@@ -179,8 +236,12 @@ def score(config: Config, embeddings: np.ndarray, labels: np.ndarray):
   return retrieval.evaluate(embeddings, labels, ks=config.recall_at)
 
 
-def class_centers(state: step.TrainState) -> np.ndarray:
-  """The class centers [K, D], trained or from the bank, at unit length."""
+def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
+  """The centers [n, D] of n classes, trained or from the bank, at unit length."""
   trained = state.params["objective"]
   vectors = trained["centers"] if trained else state.objective_state.centers
-  return np.asarray(centers.unit(vectors))
+  # Of a sharded bank only these rows are copied, to each device.
+  mesh = getattr(vectors.sharding, "mesh", None)
+  everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
+  pick = jax.jit(lambda rows: centers.unit(rows[classes]), out_shardings=everywhere)
+  return np.asarray(pick(vectors))

@@ -14,6 +14,7 @@ from configs.base import Config
 from experiments import assemble, workdir
 
 NEIGHBOURS = 5  # that the report shows of each query
+MAPPED = 10_000  # classes that it chooses from for the map of centers
 
 
 class Images(Sequence):
@@ -35,7 +36,7 @@ def write_report(
   events: Sequence[dict[str, Any]],
   result: dict[str, Any],
   data: assemble.Data,
-  state: TrainState,
+  centers: report.CenterMap,
   embeddings: np.ndarray,
 ) -> None:
   """Writes report.html; `embeddings` are those of the test examples, in order."""
@@ -45,7 +46,7 @@ def write_report(
     events=events,
     result=result,
     queries=neighbours_of(data.test, embeddings),
-    centers=map_of(data.train, assemble.class_centers(state)),
+    centers=centers,
   )
 
 
@@ -65,13 +66,16 @@ def neighbours_of(examples: Examples, embeddings: np.ndarray) -> report.Neighbou
   )
 
 
-def map_of(examples: Examples, centers: np.ndarray) -> report.CenterMap:
+def map_of(examples: Examples, state: TrainState) -> report.CenterMap:
   """The train classes' centers, each with the first picture of its class."""
-  _, first = np.unique(examples.labels, return_index=True)
+  classes, first = np.unique(examples.labels, return_index=True)
+  if len(classes) > MAPPED:
+    some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
+    classes, first = classes[some], first[some]
   return report.CenterMap(
-    centers=centers,
+    centers=assemble.class_centers(state, classes),
     images=Images(examples, first),
-    names=[caption(name) for name in examples.class_names],
+    names=[caption(examples.class_names[label]) for label in classes],
   )
 
 

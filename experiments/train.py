@@ -6,6 +6,9 @@ The folder then holds config.json, metrics.jsonl (a line an event; TensorBoard's
 in tensorboard/), checkpoints/, result.json (metrics of the test classes) and
 report.html, which opens in any browser. The same command again resumes a run that was
 stopped; a finished one says so.
+
+Several processes train one model: the same command in each, with a folder that they
+share. Each reads its own part of the images; the first one writes the logs.
 """
 
 import sys
@@ -14,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from configs.base import Config
-from experiments import command_line, workdir
+from experiments import command_line, processes, workdir
 from experiments.command_line import exit_on_bad_input
 
 
@@ -22,14 +25,17 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("train", f"{__doc__}\n{command_line.fields_help()}")
   parser.add_argument("--config", required=True, help="a file of configs/")
   parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+  processes.add_arguments(parser)
   args, overrides = command_line.parse(parser, argv)
   with exit_on_bad_input():
     config = command_line.load_config(args.config, overrides)
     workdir.check(args.workdir, config)
   if workdir.is_finished(args.workdir):
     print(f"finished already: {workdir.summary(args.workdir)}")
-  else:
-    train(config, args.workdir)
+    return
+  with exit_on_bad_input():
+    processes.join(args)
+  train(config, args.workdir)
 
 
 def train(config: Config, folder: Path) -> None:
@@ -40,25 +46,40 @@ def train(config: Config, folder: Path) -> None:
   from ccl_jax.run_log import RunLog
   from experiments import assemble, show
 
+  first = processes.is_first()
   with exit_on_bad_input():
-    data = assemble.load_data(config)
+    with processes.first_goes_first("data"):
+      data = assemble.load_data(config)
     run = assemble.make_run(config, data)
     batches = assemble.train_batches(config, data.train)
-    workdir.claim(folder, config)
+    if first:
+      workdir.claim(folder, config)
 
   def evaluate(state):
     return assemble.score(config, *run.embed(state, data.validation))
 
   state = run.init_state()
   try:
-    with Checkpoints(
-      folder / workdir.CHECKPOINTS, keep=config.keep_checkpoints
-    ) as saved:
+    with (
+      processes.end_with_the_others(),
+      Checkpoints(
+        folder / workdir.CHECKPOINTS,
+        keep=config.keep_checkpoints,
+        num_classes=data.train.num_classes,
+      ) as saved,
+    ):
+      if (known := saved.num_classes()) not in (None, data.train.num_classes):
+        # Other folders of classes: a label would mean another class than before.
+        command_line.fail(
+          f"{folder} was trained on {known} classes and the data now has "
+          f"{data.train.num_classes}; give another --workdir"
+        )
       if restored := saved.restore(state):
         state, position = restored
         batches.set_state(position)
-        print(f"resuming at step {state.step} of {config.steps}", file=sys.stderr)
-      with RunLog(folder, step=int(state.step)) as log:
+        if first:
+          print(f"resuming at step {state.step} of {config.steps}", file=sys.stderr)
+      with RunLog(folder if first else None, step=int(state.step)) as log:
         state = fit(
           state,
           run.train_step,
@@ -75,13 +96,17 @@ def train(config: Config, folder: Path) -> None:
         )
         embeddings, labels = run.embed(state, data.test)
         metrics = assemble.score(config, embeddings, labels)
+        centers = show.map_of(data.train, state)
         log.write("test", config.steps, metrics)
   except NonFiniteLoss as error:
     command_line.fail(str(error), code=1)
   except Stopped as stop:
-    print(f"{stop} of {config.steps}, saved; the same command again goes on")
+    if first:
+      print(f"{stop} of {config.steps}, saved; the same command again goes on")
     sys.exit(128 + stop.signal_number)
 
+  if not first:
+    return
   result = {
     **metrics,
     "steps": config.steps,
@@ -93,7 +118,7 @@ def train(config: Config, folder: Path) -> None:
     },
     "versions": versions(),
   }
-  show.write_report(folder, config, log.events, result, data, state, embeddings)
+  show.write_report(folder, config, log.events, result, data, centers, embeddings)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 

@@ -18,6 +18,7 @@ from ccl_jax import (
   placement,
   streaming,
 )
+from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.step import init_state, make_train_step
 from experiments.benchmarks.collectives import collectives
 from tests.test_streaming import SETTINGS, assert_close, value_and_gradients
@@ -139,7 +140,7 @@ class Net(nn.Module):
     return nn.Dense(DIM)(nn.relu(nn.Dense(32)(x)))
 
 
-def parts(objective_name, mesh):
+def parts(objective_name, mesh, num_classes=NUM_CLASSES):
   """A function that draws the state, and the step."""
   if mesh is None:
     loss = losses.center_contrastive
@@ -147,9 +148,9 @@ def parts(objective_name, mesh):
     loss = partial(objectives.center_contrastive, mesh=mesh)
   loss = partial(loss, scale=16.0, margin=0.1, center_weight=1.0)
   if objective_name == "bank":
-    objective = objectives.with_bank(loss, NUM_CLASSES, DIM, momentum=0.5, mesh=mesh)
+    objective = objectives.with_bank(loss, num_classes, DIM, momentum=0.5, mesh=mesh)
   else:
-    objective = objectives.with_trained_centers(loss, NUM_CLASSES, DIM, mesh=mesh)
+    objective = objectives.with_trained_centers(loss, num_classes, DIM, mesh=mesh)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
   image = np.zeros((4, 4, 1), np.uint8)
   key = jax.random.key(0)
@@ -288,3 +289,76 @@ def test_a_step_holds_its_range_of_the_bank_once(shards):
   assert memory.alias_size_in_bytes >= range_bytes
   # A few arrays of B x block and of block x D (1024 classes a block on a CPU).
   assert memory.temp_size_in_bytes < 8 * 1024 * (rows + dim) * 4
+
+
+def train(place, state, step, batches):
+  compiled, state = place.compile_step(step), place.put_state(state)
+  for batch in batches:
+    state, _ = compiled(state, place.put_batch(batch))
+  return state
+
+
+@pytest.mark.parametrize("objective", ["bank", "trained"])
+def test_a_checkpoint_goes_on_with_eight_then_two_then_one_device(
+  objective, batches, on_one_device, tmp_path
+):
+  for start, end, data, shards in ((0, 6, 2, 4), (6, 13, 1, 2), (13, 20, 1, 1)):
+    mesh = mesh_of(NUM_CLASSES, data, shards)
+    place = placement.with_class_sharding(mesh)
+    init, step = parts(objective, mesh)
+    state = place.make_state(init)
+    with Checkpoints(tmp_path, num_classes=NUM_CLASSES) as saved:
+      if start:
+        state, position = saved.restore(state)
+        assert position == {"next": start} and int(state.step) == start
+      state = train(place, state, step, batches[start:end])
+      saved.save(end, state, {"next": end})
+  expected, _ = on_one_device[objective]
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    (state.params, state.objective_state, state.opt_state),
+    (expected.params, expected.objective_state, expected.opt_state),
+  )
+
+
+@pytest.mark.parametrize("objective", ["bank", "trained"])
+def test_a_checkpoint_is_restored_with_more_classes(objective, batches, tmp_path):
+  """The old ones keep all that they had, and the padded rows become new classes."""
+  old, new, dim = 13, 21, DIM
+  few = [{**b, "label": np.minimum(b["label"], old - 1)} for b in batches[:3]]
+
+  def start(num_classes, shards):
+    mesh = mesh_of(num_classes, 1, shards)
+    init, step = parts(objective, mesh, num_classes)
+    place = placement.with_class_sharding(mesh)
+    return place, place.make_state(init), step
+
+  def of_classes(state):
+    leaves = jax.tree.leaves((state.params["objective"], state.objective_state))
+    return leaves + [
+      x
+      for x in jax.tree.leaves(state.opt_state)
+      if x.shape[1:] == (dim,) and len(x) < 32
+    ]
+
+  place, state, step = start(old, 8)
+  trained = train(place, state, step, few)
+  with Checkpoints(tmp_path, num_classes=old) as saved:
+    saved.save(3, trained, {})
+  _, fresh, _ = start(new, 4)
+  with Checkpoints(tmp_path, num_classes=new) as saved:
+    assert saved.num_classes() == old
+    grown, _ = saved.restore(fresh)
+  assert len(of_classes(grown)) == {"bank": 2, "trained": 3}[objective]
+  for after, before, drawn in zip(
+    *map(of_classes, (grown, trained, fresh)), strict=True
+  ):
+    assert after.shape[0] == 24 and after.sharding == drawn.sharding
+    np.testing.assert_array_equal(after[:old], before[:old])
+    np.testing.assert_array_equal(after[old:], drawn[old:])
+  with Checkpoints(tmp_path, num_classes=12) as saved:
+    with pytest.raises(ValueError, match="has 13 classes and now there are 12"):
+      saved.restore(start(12, 4)[1])
+  with Checkpoints(tmp_path) as saved:  # without K, another shape is no growth
+    with pytest.raises(RuntimeError, match="none of the checkpoints"):
+      saved.restore(fresh)

@@ -53,20 +53,8 @@ def train_batches(
       f"batch_size is {batch_size} with {len(examples)} examples: give 1 to"
       f" {len(examples)}"
     )
-  if batch_size % process_count:
-    fits = max(batch_size // process_count, 1) * process_count
-    raise ValueError(
-      f"batch_size {batch_size} does not divide among {process_count} processes: give"
-      f" a multiple of {process_count}, such as {fits}"
-    )
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f"process_index is {process_index} of {process_count} processes: give 0 to"
-      f" {process_count - 1}"
-    )
+  rows = _rows_of(batch_size, process_index, process_count)
   _check_labels(examples)
-  share = batch_size // process_count
-  rows = slice(process_index * share, (process_index + 1) * share)
   steps = grain.MapDataset.range(sys.maxsize).seed(seed)
   dataset = steps.map(_Load(examples, seed, batch_size, rows))
   if view is not None:
@@ -79,38 +67,64 @@ def train_batches(
   return batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
 
 
-def eval_batches(examples: Examples, *, batch_size: int) -> grain.IterDataset[Batch]:
+def eval_batches(
+  examples: Examples,
+  *,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> grain.IterDataset[Batch]:
   """Each example once, in order, in batches of one size.
 
   Args:
     examples: what to embed.
-    batch_size: rows of each batch.
+    batch_size: rows of each global batch.
+    process_index: of this process among those that share a batch.
+    process_count: how many do. Process p gets its p-th part.
 
   Returns:
-    A dataset of {"image": u8[B,H,W,C], "label": i32[B]}. The last batch is filled up
+    A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. The last batch is filled up
     with black images of label -1.
 
   Raises:
-    ValueError: no examples, a batch_size below 1, or a label outside of 0..K-1.
+    ValueError: no examples, a batch_size below 1 or not divisible by the processes, or
+      a label outside of 0..K-1.
   """
   if batch_size < 1 or not len(examples):
     raise ValueError(
       f"batch_size is {batch_size} with {len(examples)} examples: expected 1 or more"
     )
+  rows = _rows_of(batch_size, process_index, process_count)
   _check_labels(examples)
 
   def load(step: int) -> Batch:
-    start = step * batch_size
-    batch = examples.take(np.arange(start, min(start + batch_size, len(examples))))
-    empty = batch_size - len(batch["label"])
-    images, labels = batch["image"], batch["label"]
+    indices = np.arange(batch_size)[rows] + step * batch_size
+    batch = examples.take(np.minimum(indices, len(examples) - 1))
+    real = indices < len(examples)
     return {
-      "image": np.pad(images, ((0, empty), (0, 0), (0, 0), (0, 0))),
-      "label": np.pad(labels, (0, empty), constant_values=-1),
+      "image": np.where(real[:, None, None, None], batch["image"], np.uint8(0)),
+      "label": np.where(real, batch["label"], np.int32(-1)),
     }
 
   steps = grain.MapDataset.range(-(-len(examples) // batch_size))
   return _prefetched(steps.map(load), examples)
+
+
+def _rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
+  """A process's rows of a batch that the processes share evenly."""
+  if batch_size % process_count:
+    fits = max(batch_size // process_count, 1) * process_count
+    raise ValueError(
+      f"batch_size {batch_size} does not divide among {process_count} processes: give"
+      f" a multiple of {process_count}, such as {fits}"
+    )
+  if not 0 <= process_index < process_count:
+    raise ValueError(
+      f"process_index is {process_index} of {process_count} processes: give 0 to"
+      f" {process_count - 1}"
+    )
+  share = batch_size // process_count
+  return slice(process_index * share, (process_index + 1) * share)
 
 
 def _prefetched(
