@@ -94,13 +94,13 @@ def with_jit(devices: Devices = None) -> Placement:
   )
 
 
-def with_class_sharding(mesh: ClassMesh) -> Placement:
-  """`jit` over a mesh (data, class): the batch is split over all devices, and so are
-  the class vectors, with their counts and what the optimizer keeps of them; the model
-  is replicated.
+def state_shardings(state: PyTree, mesh: ClassMesh) -> PyTree:
+  """Of a train state: by class for what the objective has a row of for each class, and
+  what the optimizer keeps of it; replicated for the rest.
 
   Args:
-    mesh: the one that the objective and its loss are bound to.
+    state: arrays, or their shapes.
+    mesh: of the classes.
   """
   everywhere = NamedSharding(mesh.mesh, PartitionSpec())
 
@@ -109,23 +109,34 @@ def with_class_sharding(mesh: ClassMesh) -> Placement:
     by_class = of_objective and leaf.ndim > 0 and leaf.shape[0] == mesh.num_rows
     return mesh.sharding if by_class else everywhere
 
-  def shardings(state):
-    return jax.tree_util.tree_map_with_path(sharding_of, state)
+  return jax.tree_util.tree_map_with_path(sharding_of, state)
+
+
+def with_class_sharding(mesh: ClassMesh) -> Placement:
+  """`jit` over a mesh (data, class): the batch is split over all devices, and so are
+  the class vectors, with their counts and what the optimizer keeps of them; the model
+  is replicated.
+
+  Args:
+    mesh: the one that the objective and its loss are bound to.
+  """
 
   def make_state(init):
-    return jax.jit(init, out_shardings=shardings(jax.eval_shape(init)))()
+    shardings = state_shardings(jax.eval_shape(init), mesh)
+    return jax.jit(init, out_shardings=shardings)()
 
   def compile_step(step):
     def placed(state, batch):
       new_state, metrics = step(state, batch)
-      return jax.lax.with_sharding_constraint(new_state, shardings(new_state)), metrics
+      shardings = state_shardings(new_state, mesh)
+      return jax.lax.with_sharding_constraint(new_state, shardings), metrics
 
     return jax.jit(placed, donate_argnums=0)
 
   return Placement(
     axis_name=None,
     make_state=make_state,
-    put_state=lambda state: jax.device_put(state, shardings(state)),
+    put_state=lambda state: jax.device_put(state, state_shardings(state, mesh)),
     put_batch=split_batch(mesh.batch_sharding),
     compile_step=compile_step,
     compile_embed=_embed_over(mesh.batch_sharding),

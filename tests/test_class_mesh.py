@@ -21,6 +21,7 @@ from ccl_jax import (
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.step import init_state, make_train_step
 from experiments.benchmarks.collectives import collectives
+from experiments.benchmarks.sharded_step import compile_step
 from tests.test_streaming import SETTINGS, assert_close, value_and_gradients
 
 ROWS, DIM = 16, 8
@@ -226,52 +227,12 @@ def test_twenty_steps_are_the_same_on_any_mesh(
     }
 
 
-def compiled_loss(num_classes, shards, rows=64, dim=128):
-  """The program of loss, gradient in the embeddings and the bank after the batch."""
-  mesh = class_mesh.make(num_classes, shards)
-  objective = objectives.with_bank(
-    partial(
-      objectives.center_contrastive,
-      scale=16.0,
-      margin=0.1,
-      center_weight=1.0,
-      mesh=mesh,
-    ),
-    num_classes,
-    dim,
-    momentum=0.5,
-    mesh=mesh,
-  )
-
-  def step(bank, embeddings, labels):
-    def mean_loss(embeddings):
-      values, new_bank = objective.apply({}, bank, embeddings, {"label": labels})
-      return values.mean(), new_bank
-
-    (value, new_bank), gradient = jax.value_and_grad(mean_loss, has_aux=True)(
-      embeddings
-    )
-    new_bank = jax.lax.with_sharding_constraint(new_bank, mesh.sharding)
-    gradient = jax.lax.with_sharding_constraint(gradient, mesh.batch_sharding)
-    return new_bank, value, gradient
-
-  def described(shape, dtype, sharding):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-  bank = centers.CenterBank(
-    described((mesh.num_rows, dim), jnp.float32, mesh.sharding),
-    described((mesh.num_rows,), jnp.int32, mesh.sharding),
-  )
-  batch = (
-    described((rows, dim), jnp.float32, mesh.batch_sharding),
-    described((rows,), jnp.int32, mesh.batch_sharding),
-  )
-  return jax.jit(step, donate_argnums=0).lower(bank, *batch).compile()
-
-
 @pytest.mark.parametrize("shards", [8, 4, 2, 1])
 def test_what_travels_is_the_batch_whatever_the_number_of_classes(shards):
-  few, many = (collectives(compiled_loss(k, shards).as_text()) for k in (10**4, 10**6))
+  few, many = (
+    collectives(compile_step(k, shards, rows=64, dim=128).as_text())
+    for k in (10**4, 10**6)
+  )
   assert few == many
   with_dim = [c.bytes for c in few if ",128]" in c.shape]
   rest = [c.bytes for c in few if ",128]" not in c.shape]
@@ -283,7 +244,8 @@ def test_what_travels_is_the_batch_whatever_the_number_of_classes(shards):
 def test_a_step_holds_its_range_of_the_bank_once(shards):
   """The old bank becomes the new one in place, and nothing of its size is beside it."""
   rows, dim = 64, 128
-  memory = compiled_loss(10**6, shards, rows, dim).memory_analysis()
+  compiled = compile_step(10**6, shards, rows=rows, dim=dim)
+  memory = compiled.memory_analysis()
   range_bytes = 10**6 // shards * (dim + 1) * 4
   assert memory.argument_size_in_bytes < range_bytes + 1e5
   assert memory.alias_size_in_bytes >= range_bytes

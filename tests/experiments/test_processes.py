@@ -45,9 +45,9 @@ def test_a_lost_process_ends_the_other_and_one_process_goes_on_to_the_same_numbe
   _, told = second.communicate(timeout=300)
   assert second.returncode == -signal.SIGKILL, told
   _, told = first.communicate(timeout=60)
-  assert first.returncode == 1
-  assert "error: process 0 of 2 lost another one" in told
-  assert "start the job again" in told
+  # JAX itself may notice first, says so too, and aborts.
+  assert first.returncode in (1, -signal.SIGABRT)
+  assert re.search("process 0 of 2 lost another one|another task died", told), told
 
   resumed = start(argv)
   _, told = resumed.communicate(timeout=300)
