@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 
 DATA_AXIS, CLASS_AXIS = "data", "class"
 ROWS = PartitionSpec((DATA_AXIS, CLASS_AXIS))  # of the batch
+WHOLE = PartitionSpec()  # the same on every device
 CLASSES = PartitionSpec(CLASS_AXIS)  # of a bank: its rows, repeated along `data`
 
 

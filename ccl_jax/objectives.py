@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from ccl_jax import centers, losses, streaming
@@ -42,16 +43,26 @@ class Objective(NamedTuple):
 def dense_or_streaming(dense: ClassLoss, streamed: ClassLoss) -> ClassLoss:
   """One loss in two ways: `dense` while B x K is small, `streamed` above that.
 
-  Both give the same numbers. On a `mesh`, always `streamed`.
+  Both give the same numbers. What only `streamed` can do, a `mesh` or a `sample_rate`
+  with its `key`, is passed on to it.
   """
 
   @functools.wraps(dense)
-  def loss(embeddings, labels, class_vectors, *, mesh=None, **settings):
-    if mesh is not None:
-      settings["mesh"] = mesh
+  def loss(
+    embeddings,
+    labels,
+    class_vectors,
+    *,
+    mesh=None,
+    sample_rate=1.0,
+    key=None,
+    **settings,
+  ):
     few = len(labels) * len(class_vectors) <= MOST_LOGITS
-    way = dense if few and mesh is None else streamed
-    return way(embeddings, labels, class_vectors, **settings)
+    if few and mesh is None and sample_rate == 1:
+      return dense(embeddings, labels, class_vectors, **settings)
+    settings |= {"mesh": mesh, "sample_rate": sample_rate, "key": key}
+    return streamed(embeddings, labels, class_vectors, **settings)
 
   return loss
 
@@ -141,6 +152,39 @@ def with_trained_centers(
 
   def apply(params, state, embeddings, batch):
     return loss(embeddings, batch["label"], params["centers"]), state
+
+  return Objective(init, apply)
+
+
+def with_sampled_classes(
+  bind: Callable[[ClassLoss], Objective], loss: ClassLoss, sample_rate: float
+) -> Objective:
+  """An objective that contrasts each batch with a random part of the other classes.
+
+  The state holds the key of the draws and their number beside the objective's own, so
+  that a resumed run draws what an uninterrupted one would have drawn.
+
+  Args:
+    bind: a loss -> its objective, for instance `lambda loss: with_bank(loss, ...)`.
+    loss: takes `sample_rate` and `key`, as `center_contrastive` above and those of
+      `streaming` do.
+    sample_rate: see `streaming.cosface`.
+  """
+
+  def init(key):
+    objective_key, draw_key = jax.random.split(key)
+    params, inner = bind(loss).init(objective_key)
+    draws = {"key": jax.random.key_data(draw_key), "count": jnp.zeros((), jnp.int32)}
+    return params, {"inner": inner, "draws": draws}
+
+  def apply(params, state, embeddings, batch):
+    draws = state["draws"]
+    key = jax.random.wrap_key_data(draws["key"])
+    key = jax.random.fold_in(key, draws["count"])
+    objective = bind(functools.partial(loss, sample_rate=sample_rate, key=key))
+    values, inner = objective.apply(params, state["inner"], embeddings, batch)
+    draws = draws | {"count": draws["count"] + 1}
+    return values, {"inner": inner, "draws": draws}
 
   return Objective(init, apply)
 

@@ -7,20 +7,31 @@ changes: the own class stays out of it, so that neither a margin nor a loss near
 costs precision, and the first pass also gathers the gradient in the embeddings, which
 therefore costs two matrix products in all. Only trained centers take a second pass.
 
+With a `sample_rate` below 1 only a random part of the blocks is gone through, in the
+manner of Partial FC (An et al., 2022, https://arxiv.org/abs/2203.15565).
+
 On a `ClassMesh` each device goes through its own range of classes for all rows of its
 group; maxima and sums over the ranges make of them the softmax over all classes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float, Int, Num
+from jaxtyping import Array, DTypeLike, Float, Int, Key, Num
 
 from ccl_jax import class_mesh
 from ccl_jax.centers import unit
-from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
+from ccl_jax.class_mesh import (
+  CLASS_AXIS,
+  CLASSES,
+  DATA_AXIS,
+  ROWS,
+  WHOLE,
+  ClassMesh,
+)
 from ccl_jax.labels import drop_padding, mask_loss
 
 
@@ -30,6 +41,7 @@ class _How(NamedTuple):
   block_size: int | None
   product_dtype: DTypeLike | None
   mesh: ClassMesh | None
+  sample_rate: float
 
 
 def center_contrastive(
@@ -43,10 +55,12 @@ def center_contrastive(
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
   mesh: ClassMesh | None = None,
+  sample_rate: float = 1.0,
+  key: Key[Array, ""] | None = None,
 ) -> Float[Array, " B"]:
   """`losses.center_contrastive`, by blocks of classes: see `cosface` below."""
-  how = _How(block_size, product_dtype, mesh)
-  z, own, contrast = _contrast(embeddings, labels, centers, scale, margin, how)
+  how = _How(block_size, product_dtype, mesh, sample_rate)
+  z, own, contrast = _contrast(embeddings, labels, centers, scale, margin, key, how)
   pull = jnp.sum((z - own) ** 2, axis=-1)
   return mask_loss(contrast + center_weight * pull, labels, _num_classes(centers, mesh))
 
@@ -60,10 +74,12 @@ def normalized_softmax(
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
   mesh: ClassMesh | None = None,
+  sample_rate: float = 1.0,
+  key: Key[Array, ""] | None = None,
 ) -> Float[Array, " B"]:
   """`losses.normalized_softmax`, by blocks of classes: see `cosface` below."""
-  how = _How(block_size, product_dtype, mesh)
-  *_, contrast = _contrast(embeddings, labels, proxies, 1 / temperature, 0.0, how)
+  how = _How(block_size, product_dtype, mesh, sample_rate)
+  *_, contrast = _contrast(embeddings, labels, proxies, 1 / temperature, 0.0, key, how)
   return mask_loss(contrast, labels, _num_classes(proxies, mesh))
 
 
@@ -77,6 +93,8 @@ def cosface(
   block_size: int | None = None,
   product_dtype: DTypeLike | None = None,
   mesh: ClassMesh | None = None,
+  sample_rate: float = 1.0,
+  key: Key[Array, ""] | None = None,
 ) -> Float[Array, " B"]:
   """`losses.cosface`, by blocks of classes.
 
@@ -98,15 +116,22 @@ def cosface(
     mesh: lays the classes out over devices. The proxies then have `mesh.num_rows` rows,
       of which the first K are classes, and B is a multiple of all devices; embeddings
       and labels are those of the global batch, as under `jit` with shardings.
+    sample_rate: the part, in (0, 1], of the blocks of other classes that is gone
+      through. Below 1, their sum of exponentials is scaled up to all: an unbiased
+      estimate of that sum, and so one of the loss that is too small on average (the
+      logarithm is concave) and the nearer the higher the rate. The own class is always
+      there. The gradient is that of the estimate; time shrinks with the rate.
+    key: which blocks; needed where `sample_rate` is below 1.
 
   Returns:
     [B] float32, one value per example.
 
   Raises:
-    ValueError: if the proxies do not have the rows of the mesh.
+    ValueError: if the proxies do not have the rows of the mesh, or the sample rate is
+      not in (0, 1] or lacks a key.
   """
-  how = _How(block_size, product_dtype, mesh)
-  *_, contrast = _contrast(embeddings, labels, proxies, scale, margin, how)
+  how = _How(block_size, product_dtype, mesh, sample_rate)
+  *_, contrast = _contrast(embeddings, labels, proxies, scale, margin, key, how)
   return mask_loss(contrast, labels, _num_classes(proxies, mesh))
 
 
@@ -123,16 +148,21 @@ def _num_classes(centers, mesh: ClassMesh | None) -> int:
 
 
 def _contrast(
-  embeddings, labels, centers, scale, margin, how: _How
+  embeddings, labels, centers, scale, margin, key, how: _How
 ) -> tuple[Array, Array, Array]:
   """Unit embeddings and own centers [B, D], and the cross-entropy [B] between them."""
   if how.block_size is not None and how.block_size < 1:
     raise ValueError(f"block_size={how.block_size}: a block holds at least 1 class")
+  if not 0 < how.sample_rate <= 1:
+    raise ValueError(f"sample_rate={how.sample_rate}: expected above 0, at most 1")
+  if how.sample_rate < 1 and key is None:
+    raise ValueError(f"sample_rate={how.sample_rate} needs a key, to draw the classes")
+  key = None if how.sample_rate == 1 else key
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, centers).dtype))
   last = _num_classes(centers, how.mesh) - 1
   classes = jnp.clip(labels.astype(jnp.int32), 0, last)
-  others, own = _others_and_own(scale * z, classes, centers, how)
+  others, own = _others_and_own(scale * z, classes, centers, key, how)
   target = scale * (jnp.sum(z * own, axis=-1) - margin)
   # log(1 + sum of the others / own): full precision however small it is.
   return z, own, jax.nn.softplus(others - target)
@@ -142,6 +172,7 @@ def _value(
   queries: Float[Array, "B D"],
   labels: Int[Array, " B"],
   centers: Num[Array, "K D"],
+  key: Key[Array, ""] | None,
   how: _How,
 ) -> tuple[Float[Array, " B"], Float[Array, "B D"]]:
   r""":math:`\log \sum_{k \ne y_i} e^{q_i \cdot c_k}`, and c_y, with c of unit length.
@@ -149,15 +180,16 @@ def _value(
   The own centers are an output, so that the backward pass adds their gradient in place
   to that of the others: gathered apart, it would be a second array of K x D.
   """
-  log_sum, _ = _softmax_over_others(queries, labels, centers, how, with_mean=False)
+  log_sum, _ = _softmax_over_others(queries, labels, centers, key, how, with_mean=False)
   return log_sum, _own_centers(labels, centers, how)
 
 
-def _forward(queries, labels, centers, how):
+def _forward(queries, labels, centers, key, how):
   # symbolic_zeros wraps each argument, to say whether it is differentiated.
-  arrays = queries.value, labels.value, centers.value
+  key = None if key is None else key.value
+  arrays = queries.value, labels.value, centers.value, key
   log_sum, mean = _softmax_over_others(*arrays, how, with_mean=queries.perturbed)
-  own = _own_centers(*arrays[1:], how)
+  own = _own_centers(*arrays[1:3], how)
   return (log_sum, own), (log_sum, mean, arrays if centers.perturbed else None)
 
 
@@ -166,13 +198,13 @@ def _backward(how, residuals, cotangents):
   by_log_sum, by_own = cotangents
   by_queries = None if mean is None else by_log_sum[:, None] * mean
   if arrays is None:
-    return by_queries, None, None
-  queries, labels, centers = arrays
+    return by_queries, None, None, None
+  queries, labels, centers, key = arrays
   of_rows = queries, labels, log_sum, by_log_sum, by_own
-  return by_queries, None, _by_centers(centers, of_rows, how)
+  return by_queries, None, _by_centers(centers, of_rows, key, how), None
 
 
-_others_and_own = jax.custom_vjp(_value, nondiff_argnums=(3,))
+_others_and_own = jax.custom_vjp(_value, nondiff_argnums=(4,))
 _others_and_own.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
@@ -190,15 +222,17 @@ def _own_centers(labels, centers, how: _How) -> Float[Array, "B D"]:
   return mesh.map_over(from_the_owners, (ROWS, CLASSES), ROWS)(labels, centers)
 
 
-def _softmax_over_others(queries, labels, centers, how: _How, *, with_mean: bool):
+def _softmax_over_others(queries, labels, centers, key, how: _How, *, with_mean: bool):
   """Log of the sum over the other classes, and their mean center under the softmax."""
   if (mesh := how.mesh) is None:
-    return _softmax_over_range(queries, labels, centers, how, with_mean=with_mean)
+    return _softmax_over_range(queries, labels, centers, key, how, with_mean=with_mean)
 
-  def over_my_range(queries, labels, rows):
+  def over_my_range(queries, labels, rows, key):
     queries, labels = class_mesh.gather_classes((queries, labels))
     labels = labels - mesh.first_class()
-    part, mean = _softmax_over_range(queries, labels, rows, how, with_mean=with_mean)
+    part, mean = _softmax_over_range(
+      queries, labels, rows, _of_range(key), how, with_mean=with_mean
+    )
     # A range that holds no other class has a sum of 0, whose log is no maximum.
     lowest = jnp.finfo(part.dtype).min
     highest = jnp.maximum(jax.lax.pmax(part, CLASS_AXIS), lowest)
@@ -209,18 +243,25 @@ def _softmax_over_others(queries, labels, centers, how: _How, *, with_mean: bool
       mean = class_mesh.sum_to_own_rows((share / jnp.maximum(total, 1))[:, None] * mean)
     return log_sum, mean
 
-  return mesh.map_over(over_my_range, (ROWS, ROWS, CLASSES), ROWS)(
-    queries, labels, centers
+  return mesh.map_over(over_my_range, (ROWS, ROWS, CLASSES, WHOLE), ROWS)(
+    queries, labels, centers, key
   )
 
 
-def _softmax_over_range(queries, labels, centers, how: _How, *, with_mean: bool):
+def _of_range(key):
+  """A key of this device's own range; inside of `map_over`."""
+  return (
+    None if key is None else jax.random.fold_in(key, jax.lax.axis_index(CLASS_AXIS))
+  )
+
+
+def _softmax_over_range(queries, labels, centers, key, how: _How, *, with_mean: bool):
   """The same over the classes at hand; a label out of their range is no class of it."""
 
-  def visit(carry, start, rows):
+  def visit(carry, start, rows, log_weight):
     highest, total, weighted = carry
     directions = unit(rows)
-    logits = _product(queries, directions.T, how)
+    logits = _product(queries, directions.T, how) + log_weight
     logits = jnp.where(_left_out(labels, start, rows, how), -jnp.inf, logits)
     new_highest = jnp.maximum(highest, logits.max(axis=-1))
     decay = jnp.exp(highest - new_highest)
@@ -234,59 +275,83 @@ def _softmax_over_range(queries, labels, centers, how: _How, *, with_mean: bool)
   # Not -inf: -inf - -inf would be NaN where the own class is all that was seen so far.
   lowest = jnp.full_like(zeros, jnp.finfo(zeros.dtype).min)
   carry = lowest, zeros, jnp.zeros_like(queries) if with_mean else None
-  highest, total, weighted = _fold(visit, carry, centers, how)
+  highest, total, weighted = _fold(visit, carry, centers, key, how)
   # The highest term is 1, so the sum is at least 1 unless there is no other class.
   mean = weighted / jnp.maximum(total, 1)[:, None] if with_mean else None
   return highest + jnp.log(total), mean
 
 
-def _by_centers(centers, of_rows, how: _How):
+def _by_centers(centers, of_rows, key, how: _How):
   """The gradient in the centers, [K, D]."""
   if (mesh := how.mesh) is None:
-    return _by_range(centers, of_rows, how)
+    return _by_range(centers, of_rows, key, how)
 
-  def by_my_range(rows, *of_rows):
+  def by_my_range(rows, key, *of_rows):
     queries, labels, *rest = class_mesh.gather_classes(of_rows)
     of_rows = queries, labels - mesh.first_class(), *rest
-    return jax.lax.psum(_by_range(rows, of_rows, how), DATA_AXIS)
+    return jax.lax.psum(_by_range(rows, of_rows, _of_range(key), how), DATA_AXIS)
 
-  specs = CLASSES, *(ROWS for _ in of_rows)
-  return mesh.map_over(by_my_range, specs, CLASSES)(centers, *of_rows)
+  specs = CLASSES, WHOLE, *(ROWS for _ in of_rows)
+  return mesh.map_over(by_my_range, specs, CLASSES)(centers, key, *of_rows)
 
 
-def _by_range(centers, of_rows, how: _How):
+def _by_range(centers, of_rows, key, how: _How):
   """The same for the classes at hand."""
   queries, labels, log_sum, by_log_sum, by_own = of_rows
 
-  def visit(by_centers, start, rows):
+  def visit(by_centers, start, rows, log_weight):
     directions, through_unit = jax.vjp(unit, rows)
-    logits = _product(queries, directions.T, how)
+    logits = _product(queries, directions.T, how) + log_weight
     share = jnp.exp(logits - log_sum[:, None]) * by_log_sum[:, None]
     share = jnp.where(_left_out(labels, start, rows, how), 0.0, share)
-    place = jnp.where(labels < start, len(rows), labels - start)
-    by_directions = _product(share.T, queries, how).at[place].add(by_own, mode="drop")
+    by_directions = _product(share.T, queries, how)
+    if key is None:
+      place = jnp.where(labels < start, len(rows), labels - start)
+      by_directions = by_directions.at[place].add(by_own, mode="drop")
     (by_rows,) = through_unit(by_directions)
     return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows, start, 0)
 
-  return _fold(visit, jnp.zeros_like(centers), centers, how)
+  by_centers = _fold(visit, jnp.zeros_like(centers), centers, key, how)
+  if key is None:
+    return by_centers
+  # The block of an own class may not have been drawn.
+  place = jnp.where(labels < 0, len(centers), labels)
+  _, through_unit = jax.vjp(unit, centers.at[place].get(mode="clip"))
+  return by_centers.at[place].add(*through_unit(by_own), mode="drop")
 
 
-def _fold(visit: Callable[[Any, Array, Array], Any], carry, centers, how: _How) -> Any:
-  """Folds `visit(carry, start, rows)` over all blocks; the last one may be smaller."""
+def _fold(
+  visit: Callable[[Any, Array, Array, float], Any], carry, centers, key, how: _How
+) -> Any:
+  """Folds `visit(carry, start, rows, log_weight)` over all blocks, or drawn ones.
+
+  The last block may be smaller. Where blocks are drawn, it is always one of them, and
+  each of the others stands for as many as there are for one that is drawn.
+  """
   size = how.block_size or (1024 if jax.default_backend() == "cpu" else 4096)
+  if key is not None and how.block_size is None:
+    size = min(size, max(len(centers) // 64, 1))  # enough blocks to draw from
   size = min(size, len(centers))
   whole, rest = divmod(len(centers), size)
+  visits, order, log_weight = whole, jnp.arange(whole, dtype=jnp.int32), 0.0
+  if key is not None:
+    visits = max(round(how.sample_rate * whole), 1)
+    order = jax.random.permutation(key, order)
+    log_weight = math.log(whole / visits)
 
-  def visit_slice(carry, start, size):
+  def visit_slice(carry, start, size, log_weight):
     # Without the barrier, XLA on CPU widens a half-precision bank as a whole, ahead.
     source, start = jax.lax.optimization_barrier((centers, start))
-    return visit(carry, start, jax.lax.dynamic_slice_in_dim(source, start, size))
+    rows = jax.lax.dynamic_slice_in_dim(source, start, size)
+    return visit(carry, start, rows, log_weight)
 
   def step(index, carry):
-    return visit_slice(carry, index.astype(jnp.int32) * size, size)
+    return visit_slice(carry, order[index] * size, size, log_weight)
 
-  carry = jax.lax.fori_loop(0, whole, step, carry)
-  return visit_slice(carry, jnp.int32(whole * size), rest) if rest else carry
+  carry = jax.lax.fori_loop(0, visits, step, carry)
+  if rest:
+    carry = visit_slice(carry, jnp.int32(whole * size), rest, 0.0)
+  return carry
 
 
 def _left_out(labels, start, rows, how: _How):

@@ -47,6 +47,7 @@ class Config:
   margin: float = 0.2  # m, in units of cosine
   center_weight: float = 2.0  # lambda of the pull to the own center
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
+  sample_rate: float = 1.0  # part of the other classes that a step contrasts with
 
   # Optimizer: AdamW for the model, Adam for trained centers, warm-up and cosine.
   learning_rate: float = 3e-3  # peak, of the model
@@ -79,5 +80,7 @@ class Config:
     for name in ("seed", "num_workers", "weight_decay", "class_shards"):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+    if not 0 < self.sample_rate <= 1:
+      raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
     if not self.recall_at or min(self.recall_at) < 1:
       raise ValueError(f"recall_at={self.recall_at}: expected integers of 1 or more")

@@ -105,15 +105,15 @@ def make_objective(
     )
   loss = functools.partial(loss, mesh=mesh)
   if config.centers == "trained":
-    return objectives.with_trained_centers(loss, num_classes, config.dim, mesh=mesh)
-  return objectives.with_bank(
-    loss,
-    num_classes,
-    config.dim,
-    momentum=config.momentum,
-    axis_name=axis_name,
-    mesh=mesh,
-  )
+    bind = functools.partial(objectives.with_trained_centers, mesh=mesh)
+  else:
+    bind = functools.partial(
+      objectives.with_bank, momentum=config.momentum, axis_name=axis_name, mesh=mesh
+    )
+  bind = functools.partial(bind, num_classes=num_classes, dim=config.dim)
+  if config.sample_rate < 1:
+    return objectives.with_sampled_classes(bind, loss, config.sample_rate)
+  return bind(loss)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -238,8 +238,10 @@ def score(config: Config, embeddings: np.ndarray, labels: np.ndarray):
 
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
   """The centers [n, D] of n classes, trained or from the bank, at unit length."""
-  trained = state.params["objective"]
-  vectors = trained["centers"] if trained else state.objective_state.centers
+  trained, bank = state.params["objective"], state.objective_state
+  if isinstance(bank, dict):  # of sampled classes
+    bank = bank.get("inner")
+  vectors = trained["centers"] if trained else bank.centers
   # Of a sharded bank only these rows are copied, to each device.
   mesh = getattr(vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None

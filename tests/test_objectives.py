@@ -249,3 +249,25 @@ def test_over_a_mapped_axis_it_is_the_loss_of_the_global_batch(way, bank):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected
   )
+
+
+@pytest.mark.parametrize("way", ["bank", "trained"])
+def test_sampled_classes_are_drawn_anew_each_step_and_the_same_from_the_same_state(
+  way, batch, embeddings
+):
+  loss = partial(
+    objectives.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0
+  )
+  if way == "bank":
+    bind = partial(objectives.with_bank, num_classes=500, dim=DIM, momentum=1.0)
+  else:
+    bind = partial(objectives.with_trained_centers, num_classes=500, dim=DIM)
+  objective = objectives.with_sampled_classes(bind, loss, 0.1)
+  params, state = objective.init(jax.random.key(0))
+  batch = {"label": batch[1]}
+  first, after = objective.apply(params, state, embeddings, batch)
+  second, _ = objective.apply(params, after, embeddings, batch)
+  again, _ = objective.apply(params, state, embeddings, batch)
+  np.testing.assert_array_equal(first, again)
+  assert (np.abs(np.asarray(first - second)) > 1e-3).all()
+  assert jax.tree.structure(state) == jax.tree.structure(after)

@@ -1,5 +1,6 @@
 """The blocked losses: the numbers of the dense ones, without their memory."""
 
+import itertools
 import math
 from functools import partial
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import losses, streaming
+from ccl_jax import class_mesh, losses, streaming
 
 SETTINGS = {
   "center_contrastive": {"scale": 16.0, "margin": 0.2, "center_weight": 1.5},
@@ -286,3 +287,89 @@ def test_a_million_classes_compile_to_little_memory(
   assert f"[{num_classes},{dim}]" in text
   assert f"[{rows},{num_classes}]" not in text
   assert f"[{num_classes},{rows}]" not in text
+
+
+# A random part of the classes.
+
+
+def test_a_sample_is_the_formula_over_own_and_drawn_classes():
+  """Six pairs of four blocks can be drawn; each draw is one of them, weighted by 2."""
+  rng = np.random.default_rng(0)
+  z, c = rng.normal(size=(3, 4)), rng.normal(size=(9, 4))
+  z /= np.linalg.norm(z, axis=1, keepdims=True)
+  c /= np.linalg.norm(c, axis=1, keepdims=True)
+  labels = np.array([0, 5, 8])
+
+  def formula(z, drawn):
+    terms = np.exp(8.0 * z @ c.T)
+    own = terms[np.arange(3), labels]
+    weights = np.zeros(9)
+    weights[8] = 1  # the smaller last block is always there
+    for block in drawn:
+      weights[2 * block : 2 * block + 2] = 2
+    others = terms @ weights - own * weights[labels]
+    return np.log(1 + others / own)
+
+  possible = {drawn: formula(z, drawn) for drawn in itertools.combinations(range(4), 2)}
+  loss = partial(streaming.cosface, scale=8.0, margin=0.0, block_size=2)
+  loss = partial(loss, sample_rate=0.5)
+  seen = set()
+  for seed in range(12):
+    sampled = partial(loss, key=jax.random.key(seed))
+    arrays = jnp.asarray(z), jnp.asarray(labels), jnp.asarray(c)
+    values, by_z, by_c = value_and_gradients(sampled, *arrays)
+    drawn = min(possible, key=lambda d: np.abs(possible[d] - values).max())
+    np.testing.assert_allclose(values, possible[drawn], rtol=2e-5)
+    seen.add(drawn)
+    # Blocks that were not drawn get no gradient, but for the own classes.
+    untouched = set(range(8)) - {2 * b + i for b in drawn for i in (0, 1)} - {0, 5}
+    np.testing.assert_array_equal(by_c[sorted(untouched)], 0)
+    assert np.abs(by_c[labels]).min(axis=1).max() > 0
+    step = 1e-6
+    for i, d in itertools.product(range(3), range(4)):
+      moved = [z.copy(), z.copy()]
+      moved[0][i, d] += step
+      moved[1][i, d] -= step
+      moved = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in moved]
+      slope = (formula(moved[0], drawn) - formula(moved[1], drawn))[i] / (2 * step)
+      expected = slope * np.linspace(0.5, 2, 3)[i]
+      np.testing.assert_allclose(by_z[i, d], expected, rtol=1e-3, atol=1e-4)
+  assert len(seen) >= 4
+
+
+@pytest.mark.parametrize("shards", [None, 4])
+def test_the_sampled_sum_is_right_on_average(shards):
+  mesh = shards and class_mesh.make(203, shards, jax.devices()[:shards])
+  embeddings, labels, centers = draw(203, rows=8)
+  if mesh:
+    beyond = jnp.ones((mesh.num_rows - 203, centers.shape[1]))
+    centers = jnp.concatenate([centers, beyond])
+  loss = partial(streaming.cosface, scale=4.0, margin=0.0, block_size=5, mesh=mesh)
+  exact = np.expm1(loss(embeddings, labels, centers))  # sum of the others / own
+  keys = jax.random.split(jax.random.key(0), 400)
+
+  @jax.jit
+  def draws(keys):
+    sampled = partial(loss, embeddings, labels, centers, sample_rate=0.3)
+    return jax.lax.map(lambda key: jnp.expm1(sampled(key=key)), keys)
+
+  found = np.asarray(draws(keys))
+  error = found.std(axis=0) / np.sqrt(len(keys))
+  assert (error[exact > 0] > 0).all()  # it does sample
+  assert (np.abs(found.mean(axis=0) - exact) <= 4 * error).all()
+
+
+def test_a_sample_of_all_is_all_and_a_bad_rate_is_refused():
+  arrays = draw(98)
+  exact, _ = pair("center_contrastive", 16)
+  whole = partial(exact, sample_rate=1.0, key=jax.random.key(0))
+  for a, b in zip(
+    value_and_gradients(whole, *arrays),
+    value_and_gradients(exact, *arrays),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+  with pytest.raises(ValueError, match=r"sample_rate=0.1 needs a key"):
+    exact(*arrays, sample_rate=0.1)
+  with pytest.raises(ValueError, match=r"sample_rate=1.5: expected above 0"):
+    exact(*arrays, sample_rate=1.5, key=jax.random.key(0))
