@@ -12,7 +12,7 @@ import optax
 
 from ccl_jax import centers, loop, losses, objectives, optim, placement, retrieval, step
 from ccl_jax.checkpoint import Checkpoints
-from ccl_jax.data import folder, glyphs, pipeline, views
+from ccl_jax.data import cars, cub, folder, glyphs, inshop, pipeline, sop, views
 from ccl_jax.data.examples import Examples, hold_out_classes
 from ccl_jax.models.glyph_net import GlyphNet
 from configs.base import Config
@@ -24,9 +24,20 @@ class Data(NamedTuple):
 
   train: Examples
   validation: Examples | None  # classes held out of the train classes
-  test: Examples  # classes that no choice was made on
+  test: Examples  # classes that no choice was made on; where a gallery is, the queries
+  gallery: Examples | None = None  # what they are searched in; None: among each other
 
 
+class Embedded(NamedTuple):
+  """Embeddings and labels of test examples, in their order, and of any gallery."""
+
+  queries: np.ndarray  # [Q, D]
+  labels: np.ndarray  # [Q]
+  gallery: np.ndarray | None = None  # [N, D]
+  gallery_labels: np.ndarray | None = None  # [N]
+
+
+BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
 
 
@@ -45,8 +56,17 @@ def load_data(config: Config) -> Data:
   Raises:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
+  gallery: list[Examples] = []
   if config.dataset == "glyphs":
     train, test = glyphs.load(config.data_dir, fonts=config.fonts)
+  elif config.dataset in BENCHMARKS:
+    train, test, *gallery = BENCHMARKS[config.dataset].load(
+      config.data_dir,
+      images=config.images,
+      classes=config.classes,
+      image_size=config.image_size,
+      channels=config.channels,
+    )
   else:
     if config.images is None:
       raise ValueError(
@@ -64,7 +84,20 @@ def load_data(config: Config) -> Data:
   train, validation = hold_out_classes(
     train, config.validation_fraction, seed=config.seed
   )
-  return Data(train, validation, test)
+  data = Data(train, validation, test, *gallery)
+  _check_depths(config, data)
+  return data
+
+
+def _check_depths(config: Config, data: Data) -> None:
+  """Refuses a Recall@K that asks for more neighbours than a split has."""
+  found = [len(data.gallery) if data.gallery else len(data.test) - 1]
+  found += [len(data.validation) - 1] if data.validation else []
+  if max(config.recall_at) > min(found):
+    raise ValueError(
+      f"recall_at={config.recall_at} with {min(found)} images to find: give a smaller"
+      " K, or more images"
+    )
 
 
 def make_model(config: Config) -> nn.Module:
@@ -174,9 +207,15 @@ def restore(rundir: Path) -> step.TrainState:
   raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")
 
 
-def score(config: Config, embeddings: np.ndarray, labels: np.ndarray):
-  """Recall@K, MAP@R and R-precision, each row searched among the others."""
-  return retrieval.evaluate(embeddings, labels, ks=config.recall_at)
+def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
+  """Embeds the test examples, and the gallery where there is one."""
+  gallery = embed(state, data.gallery) if data.gallery else ()
+  return Embedded(*embed(state, data.test), *gallery)
+
+
+def score(config: Config, embedded: Embedded) -> dict[str, float]:
+  """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
+  return retrieval.evaluate(*embedded, ks=config.recall_at)
 
 
 def class_centers(state: step.TrainState) -> np.ndarray:

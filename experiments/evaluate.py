@@ -31,11 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
     data = assemble.load_data(config)
-    examples = data.test if args.split == "test" else data.validation
-    if examples is None:
-      raise ValueError("the run holds out no validation classes: its fraction is 0")
+    if args.split == "validation":
+      if data.validation is None:
+        raise ValueError("the run holds out no validation classes: its fraction is 0")
+      data = data._replace(test=data.validation, gallery=None)
   embed = assemble.make_embed(config)
-  metrics = assemble.score(config, *embed(state, examples))
+  metrics = assemble.score(config, assemble.embed_test(embed, state, data))
   print(json.dumps({"split": args.split, "step": int(state.step), **metrics}))
 
 

@@ -47,7 +47,8 @@ def train(config: Config, folder: Path) -> None:
     workdir.claim(folder, config)
 
   def evaluate(state):
-    return assemble.score(config, *run.embed(state, data.validation))
+    embedded = assemble.Embedded(*run.embed(state, data.validation))
+    return assemble.score(config, embedded)
 
   state = run.init_state()
   try:
@@ -73,8 +74,8 @@ def train(config: Config, folder: Path) -> None:
           eval_every=config.eval_every,
           checkpoint_every=config.checkpoint_every,
         )
-        embeddings, labels = run.embed(state, data.test)
-        metrics = assemble.score(config, embeddings, labels)
+        embedded = assemble.embed_test(run.embed, state, data)
+        metrics = assemble.score(config, embedded)
         log.write("test", config.steps, metrics)
   except NonFiniteLoss as error:
     command_line.fail(str(error), code=1)
@@ -93,7 +94,7 @@ def train(config: Config, folder: Path) -> None:
     },
     "versions": versions(),
   }
-  show.write_report(folder, config, log.events, result, data, state, embeddings)
+  show.write_report(folder, config, log.events, result, data, state, embedded)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 

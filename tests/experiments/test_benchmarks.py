@@ -1,0 +1,97 @@
+"""From an archive in the original layout to a number, for each benchmark."""
+
+import json
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from ccl_jax.run_log import read_events
+from experiments import assemble, evaluate, train
+from tests.data import tiny_archives as tiny
+
+# The configs, but for what would take a GPU.
+SMALL = {
+  "image_size": 32,
+  "channels": 1,
+  "num_workers": 0,
+  "dim": 16,
+  "batch_size": 32,
+  "steps": 3,
+  "log_every": 1,
+  "eval_every": 3,
+  "checkpoint_every": 1,
+  "validation_fraction": 0.25,
+  "classes": tiny.CLASSES,
+}
+FOUND_OF = {"sop": "1,10", "inshop": "1,5,10"}
+
+
+class Interrupted(Exception):
+  pass
+
+
+@pytest.fixture(scope="module")
+def shared_programs(tmp_path_factory):
+  """All runs compile the same few programs: the first one's serve the others."""
+  names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", params=assemble.BENCHMARKS)
+def run(request, archives, tmp_path_factory, shared_programs):
+  """A run that was stopped before its third step, and gone on with."""
+  name = request.param
+  root = tmp_path_factory.mktemp(name)
+  fields = {**SMALL, "data_dir": root / "tfds", "images": archives(name)}
+  if name in FOUND_OF:
+    fields["recall_at"] = FOUND_OF[name]
+  argv = [f"--config=configs/{name}.py", f"--workdir={root / 'run'}"]
+  argv += [f"--config.{field}={value}" for field, value in fields.items()]
+
+  make_batches = assemble.train_batches
+
+  class StopsAtThird:
+    def __init__(self, *args):
+      self.batches, self.taken = make_batches(*args), 0
+
+    def __next__(self):
+      self.taken += 1
+      if self.taken == 3:
+        raise Interrupted
+      return next(self.batches)
+
+    def __getattr__(self, name):
+      return getattr(self.batches, name)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(assemble, "train_batches", StopsAtThird)
+    with pytest.raises(Interrupted):
+      train.main(argv)
+  assert not (root / "run" / "result.json").exists()
+  train.main(argv)
+  return name, root / "run"
+
+
+def test_the_whole_way(run, capsys):
+  name, folder = run
+  steps = [e["step"] for e in read_events(folder / "metrics.jsonl")]
+  assert steps == [1, 2, 3, 3, 3], "resumed at the second step, and went on"
+  result = json.loads((folder / "result.json").read_text())
+  assert result["classes"] == {"train": 6, "validation": 2, "test": tiny.CLASSES}
+  ks = FOUND_OF.get(name, "1,2,4,8").split(",")
+  assert [k for k in result if k.startswith("recall")] == [f"recall@{k}" for k in ks]
+  # Images of a class are copies of one picture.
+  assert result["recall@1"] > 0.9
+  evaluate.main([f"--workdir={folder}"])
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+  for metric in ("recall@1", "map@r"):
+    assert scores[metric] == pytest.approx(result[metric], abs=1e-6)
+  assert (folder / "report.html").read_text().count("<svg") >= 2
