@@ -10,7 +10,17 @@ import jax
 import numpy as np
 import optax
 
-from ccl_jax import centers, loop, losses, objectives, optim, placement, retrieval, step
+from ccl_jax import (
+  centers,
+  clustering,
+  loop,
+  losses,
+  objectives,
+  optim,
+  placement,
+  retrieval,
+  step,
+)
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import cars, cub, folder, glyphs, inshop, pipeline, sop, views
 from ccl_jax.data.examples import Examples, hold_out_classes
@@ -136,13 +146,23 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
-def make_embed(config: Config) -> Embed:
-  """Embeds all of a set of examples; compiled once, whatever their number."""
-  embed_step = jax.jit(step.make_embed_step(make_model(config)))
+def make_embed(config: Config, *, flip: bool = False) -> Embed:
+  """Embeds all of a set of examples; compiled once, whatever their number.
+
+  With `flip`, an embedding is the mean of those of the image and of its mirror image,
+  each at unit length.
+  """
+  embed_step = step.make_embed_step(make_model(config))
+
+  def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
+    both = embed_step(state, images), embed_step(state, images[:, :, ::-1])
+    return sum(map(centers.unit, both)) / 2
+
+  compiled = jax.jit(embed_both if flip else embed_step)
 
   def embed(state: step.TrainState, examples: Examples):
     batches = pipeline.eval_batches(examples, batch_size=config.batch_size)
-    return loop.embed(embed_step, state, batches)
+    return loop.embed(compiled, state, batches)
 
   return embed
 
@@ -216,6 +236,15 @@ def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
 def score(config: Config, embedded: Embedded) -> dict[str, float]:
   """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
   return retrieval.evaluate(*embedded, ks=config.recall_at)
+
+
+def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
+  """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
+  embeddings, labels = embedded.queries, embedded.labels
+  if embedded.gallery is not None and embedded.gallery_labels is not None:
+    embeddings = np.concatenate([embeddings, embedded.gallery])
+    labels = np.concatenate([labels, embedded.gallery_labels])
+  return clustering.evaluate(embeddings, labels, seed=config.seed)
 
 
 def class_centers(state: step.TrainState) -> np.ndarray:

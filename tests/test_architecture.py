@@ -14,7 +14,7 @@ ROWS = [
   {"centers"},
   {"losses.proxy", "losses.center", "losses"},
   {"streaming"},
-  {"retrieval"},
+  {"retrieval", "clustering"},
   {"objectives"},
   {"models", "models.glyph_net"},
   {
@@ -41,6 +41,7 @@ ROWS = [
 # Which third-party packages a room may use; every room may use the standard library.
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
+  "clustering": {"numpy", "jaxtyping", "sklearn"},
   "models": {"jax", "jaxtyping", "flax"},
   "data": {
     "absl",

@@ -53,7 +53,7 @@ def test_each_image_has_the_class_that_it_shows(name, archives, built):
   assert (
     names
     == {
-      "sop": ["1 cabinet", "11319 coffee_maker"],
+      "sop": ["1 mug", "11319 stapler"],
       "inshop": ["id_00000001", "id_00003998", "id_00003998"],
       "cub": ["001.Bird_1", "101.Bird_101"],
       "cars": ["Make 196 Coupe 2012", "Make 098 Coupe 2012"],
@@ -211,7 +211,7 @@ def repeat_a_path(lists):
   [
     (lose_a_row, "train 11,318 classes, 59,550 images.* published are train 11,318"),
     (join_two_classes, "test 11,315 classes, 60,502 images"),
-    (repeat_a_path, "the lists name cabinet_final/100000000001_1.JPG 2 times"),
+    (repeat_a_path, "the lists name mug_final/100000000001_1.JPG 2 times"),
   ],
 )
 def test_other_counts_than_sop_has(change, says, tmp_path):

@@ -57,7 +57,7 @@ def sop_lists() -> dict[str, list[tuple[int, int, int, str]]]:
     lists[name] = []
     for of_class in spread(total, classes):
       image += 1
-      kind = of_class % 12
+      kind = 7 * of_class % 12  # so that paths and classes sort differently
       path = f"{KINDS[kind]}_final/{10**11 + of_class}_{image}.JPG"
       lists[name].append((image, of_class, kind + 1, path))
   return lists

@@ -3,11 +3,13 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from ccl_jax import retrieval
 from ccl_jax.run_log import read_events
-from experiments import assemble, evaluate, train
+from experiments import assemble, evaluate, retrieve, train, workdir
 from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.
@@ -95,3 +97,33 @@ def test_the_whole_way(run, capsys):
   for metric in ("recall@1", "map@r"):
     assert scores[metric] == pytest.approx(result[metric], abs=1e-6)
   assert (folder / "report.html").read_text().count("<svg") >= 2
+
+
+def test_saved_embeddings_are_searched(run, capsys, tmp_path):
+  name, folder = run
+  evaluate.main([f"--workdir={folder}", f"--save-embeddings={tmp_path}"])
+  data = assemble.load_data(workdir.read_config(folder))
+  scored = json.loads(capsys.readouterr().out.splitlines()[-1])
+  if name == "inshop":
+    parts = {tmp_path / "query": data.test, tmp_path / "gallery": data.gallery}
+    arrays = [np.load(f / f"{x}.npy") for f in parts for x in ("embeddings", "labels")]
+  else:
+    parts = {tmp_path: data.test}
+    arrays = [np.load(tmp_path / f"{x}.npy") for x in ("embeddings", "labels")]
+  again = retrieval.evaluate(*arrays, ks=(1,))
+  assert again["map@r"] == pytest.approx(scored["map@r"], abs=1e-6)
+  for place, examples in parts.items():
+    ids = np.load(place / "ids.npy").tolist()
+    assert ids == examples.ids and len(ids) == len(np.load(place / "embeddings.npy"))
+    # By an id; nearest are the other pictures of its class.
+    argv = [
+      f"--workdir={folder}",
+      f"--embeddings={place}",
+      f"--query={ids[5]}",
+      "--k=2",
+    ]
+    retrieve.main([*argv, f"--out={tmp_path / 'found.png'}"])
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    found = [line.split(maxsplit=1)[1] for line in lines[:2]]
+    assert ids[5] not in found and set(found) <= set(ids)
+    assert {examples.labels[ids.index(i)] for i in found} == {examples.labels[5]}
