@@ -391,10 +391,11 @@ def encoded(kind, **options):
 
 
 def with_thumbnail():
-  """A photo whose EXIF part holds a whole JPEG of its own."""
-  exif = Image.Exif()
-  exif[0x010E] = tiny.jpeg(5).decode("latin-1")
-  return encoded("jpeg", exif=exif)
+  """A photo whose EXIF part holds a whole JPEG of its own, as cameras write it."""
+  no_tags = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"
+  photo = encoded("jpeg", exif=no_tags + tiny.jpeg(5))
+  assert photo.count(b"\xff\xd9") == 2
+  return photo
 
 
 WHOLE = {
