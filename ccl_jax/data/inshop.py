@@ -24,7 +24,7 @@ class InShopRetrieval(published.Published):
   )
   COUNTS = {"train": (3997, 25882), "query": (3985, 14218), "gallery": (3985, 12612)}
   ARCHIVES = ("img.zip", "Img/img.zip")
-  FOLDERS = ("Img", "Eval")
+  FOLDERS = ("Img", "Eval", "img")
 
   def read_lists(self, store) -> published.Lists:
     lines = [line.split() for line in store.read(_LIST).decode().splitlines()]

@@ -152,18 +152,11 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       )
 
   def _find_images(self, downloads: pathlib.Path) -> Store:
-    """The first place that holds anything, the one the user named before all others."""
-    if self._images is not None:
-      return Prepared.find(self.PREPARED, self._images) or self._tree(self._images)
-    manual = downloads / "manual"
-    prepared = Prepared.find(self.PREPARED, self._data_dir_root)
-    if prepared and not manual.is_dir():
+    """Where the user said; else what TFDS prepared, or was fetched by hand for it."""
+    prepared = Prepared.find(self.PREPARED, self._images or self.data_dir_root)
+    if prepared:
       return prepared
-    if manual.is_dir():
-      return self._tree(manual)
-    raise FileNotFoundError(f"{self.name} is not built yet. {self._what_to_fetch()}")
-
-  def _tree(self, path: str | os.PathLike) -> Tree:
+    path = pathlib.Path(self._images or downloads / "manual")
     try:
       return Tree(path, archives=self.ARCHIVES, folders=self.FOLDERS)
     except FileNotFoundError as error:
@@ -200,7 +193,8 @@ class Prepared:
         f"{folder} holds {builder.info.file_format.value} records, which only"
         " TensorFlow reads. Where it is installed, convert them: tfds convert_format"
         f" --dataset_version_dir={folder} --out_dir=FOLDER"
-        " --out_file_format=array_record; then give images=FOLDER"
+        " --out_file_format=array_record; then give images=FOLDER, or give the original"
+        " archive"
       )
     encoded = [
       name

@@ -73,13 +73,15 @@ def _read_list(store: published.Store, name: str) -> list[Listed]:
       f"{name} in {store.path} opens with {' '.join(header)!r}, expected"
       f" {' '.join(_HEADER)!r}: fetch the archive again"
     )
-  kinds: dict[str, str] = {}  # super_class_id -> folder
+  folders: dict[str, str] = {}  # super_class_id -> folder, and back
+  kinds: dict[str, str] = {}
   for *_, kind, path in rows:
     folder = path.split("/")[0]
-    if kinds.setdefault(kind, folder) != folder or not folder.endswith("_final"):
+    known = folders.setdefault(kind, folder), kinds.setdefault(folder, kind)
+    if known != (folder, kind) or not folder.endswith("_final"):
       raise ValueError(
-        f"{name} in {store.path} puts {path} into super class {kind}, which is"
-        f" {kinds[kind]}: its classes were numbered anew; fetch the archive again"
+        f"{name} in {store.path} puts {path} into super class {kind}, and other images"
+        f" of {known[0]} into {known[1]}: it was altered; fetch the archive again"
       )
   return [
     Listed(path, int(number), f"{number} {path.split('_final/')[0]}")

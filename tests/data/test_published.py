@@ -238,7 +238,7 @@ def cut_a_line(lists):
   ("change", "says"),
   [
     (number_anew, "test classes 1 to 7, and published are 11319 to 22634"),
-    (mix_kinds, "puts .*_final/.* into super class .* numbered anew"),
+    (mix_kinds, "puts .*_final/.* into super class .* and other images of .* altered"),
     (cut_a_line, "line 41 of Ebay_train.txt in .* has 3 fields, expected 4"),
   ],
 )
@@ -488,6 +488,12 @@ def test_prepared_records_are_found(below, prepared):
   found = published.Prepared.find("caltech_birds2011", prepared / below)
   assert found and found.path == prepared / "caltech_birds2011" / "0.2.0"
   assert published.Prepared.find("stanford_online_products", prepared) is None
+
+
+def test_what_is_prepared_in_the_data_dir_is_taken(prepared):
+  builder = cub.Cub2002011ZeroShot(data_dir=prepared)
+  found = builder._find_images(prepared / "downloads")
+  assert isinstance(found, published.Prepared)
 
 
 def test_prepared_tfrecords_say_how_to_convert_them(prepared, tmp_path):

@@ -9,6 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from ccl_jax import retrieval
 from ccl_jax.run_log import read_events
+from configs.base import Config
 from experiments import assemble, evaluate, retrieve, train, workdir
 from tests.data import tiny_archives as tiny
 
@@ -70,8 +71,11 @@ def run(request, archives, tmp_path_factory, shared_programs):
         raise Interrupted
       return next(self.batches)
 
-    def __getattr__(self, name):
-      return getattr(self.batches, name)
+    def get_state(self):
+      return self.batches.get_state()
+
+    def set_state(self, state):
+      self.batches.set_state(state)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(assemble, "train_batches", StopsAtThird)
@@ -127,3 +131,30 @@ def test_saved_embeddings_are_searched(run, capsys, tmp_path):
     found = [line.split(maxsplit=1)[1] for line in lines[:2]]
     assert ids[5] not in found and set(found) <= set(ids)
     assert {examples.labels[ids.index(i)] for i in found} == {examples.labels[5]}
+
+
+def test_queries_are_searched_in_the_gallery_alone():
+  embedded = {
+    # Each query lies nearest to the other, of its class, which it must not find.
+    "queries": (np.array([[1, 0], [1, 0.1]]), np.array([0, 0])),
+    "gallery": (np.array([[1.0, 1], [0, 1]]), np.array([1, 0])),
+  }
+  data = assemble.Data(None, None, "queries", "gallery")
+  found = assemble.embed_test(lambda _, part: embedded[part], None, data)
+  scores = assemble.score(Config(recall_at=(1, 2)), found)
+  assert (scores["recall@1"], scores["recall@2"]) == (0, 1)
+  among = assemble.embed_test(
+    lambda _, part: embedded[part], None, data._replace(gallery=None)
+  )
+  assert assemble.score(Config(recall_at=(1,)), among)["recall@1"] == 1
+
+
+def test_clusters_count_the_gallery_too():
+  far = np.eye(2, 8)
+  found = assemble.Embedded(
+    far[[0, 1]], np.array([0, 1]), far[[0, 1]], np.array([1, 0])
+  )
+  # Two groups, each half of one class and half of the other: they tell nothing.
+  assert assemble.score_clusters(Config(), found)["nmi"] == pytest.approx(0, abs=1e-6)
+  alone = assemble.score_clusters(Config(), found._replace(gallery=None))
+  assert alone["nmi"] == pytest.approx(1)
