@@ -17,6 +17,7 @@ _COUNTS = (
   "checkpoint_every",
   "keep_checkpoints",
 )
+DatasetName = Literal["glyphs", "folder", "cub", "cars", "sop", "inshop"]
 LossName = Literal["center_contrastive", "normalized_softmax", "cosface"]
 
 
@@ -27,10 +28,11 @@ class Config:
   seed: int = 0  # of parameters, data order, views and held-out classes
 
   # Data.
-  dataset: Literal["glyphs", "folder"] = "glyphs"  # embedded, or a folder of yours
+  dataset: DatasetName = "glyphs"  # embedded; or a folder of yours; or a benchmark
   data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
   fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
-  images: str | None = None  # folder: the root of class/image files
+  images: str | None = None  # the root of class/image files, or a benchmark's archive
+  classes: int | None = None  # benchmarks: so many of each split, for a trial; or all
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # grey or RGB
   validation_fraction: float = 0.1  # of the train classes, held out to tune on

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ccl_jax import (
   centers,
   class_mesh,
+  clustering,
   loop,
   objectives,
   optim,
@@ -22,7 +23,7 @@ from ccl_jax import (
   step,
 )
 from ccl_jax.checkpoint import Checkpoints
-from ccl_jax.data import folder, glyphs, pipeline, views
+from ccl_jax.data import cars, cub, folder, glyphs, inshop, pipeline, sop, views
 from ccl_jax.data.examples import Examples, hold_out_classes
 from ccl_jax.models.glyph_net import GlyphNet
 from configs.base import Config
@@ -34,9 +35,20 @@ class Data(NamedTuple):
 
   train: Examples
   validation: Examples | None  # classes held out of the train classes
-  test: Examples  # classes that no choice was made on
+  test: Examples  # classes that no choice was made on; where a gallery is, the queries
+  gallery: Examples | None = None  # what they are searched in; None: among each other
 
 
+class Embedded(NamedTuple):
+  """Embeddings and labels of test examples, in their order, and of any gallery."""
+
+  queries: np.ndarray  # [Q, D]
+  labels: np.ndarray  # [Q]
+  gallery: np.ndarray | None = None  # [N, D]
+  gallery_labels: np.ndarray | None = None  # [N]
+
+
+BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
 
 
@@ -55,8 +67,17 @@ def load_data(config: Config) -> Data:
   Raises:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
+  gallery: list[Examples] = []
   if config.dataset == "glyphs":
     train, test = glyphs.load(config.data_dir, fonts=config.fonts)
+  elif config.dataset in BENCHMARKS:
+    train, test, *gallery = BENCHMARKS[config.dataset].load(
+      config.data_dir,
+      images=config.images,
+      classes=config.classes,
+      image_size=config.image_size,
+      channels=config.channels,
+    )
   else:
     if config.images is None:
       raise ValueError(
@@ -74,7 +95,20 @@ def load_data(config: Config) -> Data:
   train, validation = hold_out_classes(
     train, config.validation_fraction, seed=config.seed
   )
-  return Data(train, validation, test)
+  data = Data(train, validation, test, *gallery)
+  _check_depths(config, data)
+  return data
+
+
+def _check_depths(config: Config, data: Data) -> None:
+  """Refuses a Recall@K that asks for more neighbours than a split has."""
+  found = [len(data.gallery) if data.gallery else len(data.test) - 1]
+  found += [len(data.validation) - 1] if data.validation else []
+  if max(config.recall_at) > min(found):
+    raise ValueError(
+      f"recall_at={config.recall_at} with {min(found)} images to find: give a smaller"
+      " K, or more images"
+    )
 
 
 def make_model(config: Config) -> nn.Module:
@@ -126,16 +160,26 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
-def make_embed(config: Config, place: placement.Placement | None = None) -> Embed:
+def make_embed(
+  config: Config, place: placement.Placement | None = None, *, flip: bool = False
+) -> Embed:
   """Embeds all of a set of examples; compiled once, whatever their number.
 
   Args:
     config: of the run.
     place: where the state lives, with all processes; None: this process's first device.
+    flip: take the mean of the embeddings of an image and of its mirror image, each at
+      unit length.
   """
   processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
   place = place or placement.with_jit(jax.local_devices()[:1])
-  embed_step = place.compile_embed(step.make_embed_step(make_model(config)))
+  embed_step = step.make_embed_step(make_model(config))
+
+  def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
+    both = embed_step(state, images), embed_step(state, images[:, :, ::-1])
+    return sum(map(centers.unit, both)) / 2
+
+  compiled = place.compile_embed(embed_both if flip else embed_step)
 
   def embed(state: step.TrainState, examples: Examples):
     batches = pipeline.eval_batches(
@@ -144,7 +188,7 @@ def make_embed(config: Config, place: placement.Placement | None = None) -> Embe
       process_index=processes[0],
       process_count=processes[1],
     )
-    return loop.embed(embed_step, state, batches, len(examples)), examples.labels
+    return loop.embed(compiled, state, batches, len(examples)), examples.labels
 
   return embed
 
@@ -231,9 +275,24 @@ def restore(rundir: Path) -> step.TrainState:
   raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")
 
 
-def score(config: Config, embeddings: np.ndarray, labels: np.ndarray):
-  """Recall@K, MAP@R and R-precision, each row searched among the others."""
-  return retrieval.evaluate(embeddings, labels, ks=config.recall_at)
+def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
+  """Embeds the test examples, and the gallery where there is one."""
+  gallery = embed(state, data.gallery) if data.gallery else ()
+  return Embedded(*embed(state, data.test), *gallery)
+
+
+def score(config: Config, embedded: Embedded) -> dict[str, float]:
+  """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
+  return retrieval.evaluate(*embedded, ks=config.recall_at)
+
+
+def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
+  """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
+  embeddings, labels = embedded.queries, embedded.labels
+  if embedded.gallery is not None and embedded.gallery_labels is not None:
+    embeddings = np.concatenate([embeddings, embedded.gallery])
+    labels = np.concatenate([labels, embedded.gallery_labels])
+  return clustering.evaluate(embeddings, labels, seed=config.seed)
 
 
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:

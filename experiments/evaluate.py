@@ -2,7 +2,10 @@
 
   python -m experiments.evaluate --workdir=runs/glyphs
 
-Prints one line of JSON: the metrics, and the step they belong to. It changes nothing.
+Prints one line of JSON: the metrics, and the step they belong to. It changes nothing in
+the run. With --save-embeddings=FOLDER, the embeddings stay as .npy files for
+experiments.retrieve --embeddings=FOLDER; of a benchmark with a gallery, in its folders
+query and gallery.
 """
 
 import json
@@ -22,21 +25,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     default="test",
     help="which classes to search (default: test)",
   )
+  parser.add_argument(
+    "--flip",
+    action="store_true",
+    help="embed each picture and its mirror image, and take the mean",
+  )
+  parser.add_argument(
+    "--nmi",
+    action="store_true",
+    help="NMI and AMI of k-means too; slow where classes are many",
+  )
+  parser.add_argument(
+    "--save-embeddings",
+    type=Path,
+    metavar="FOLDER",
+    help="where to write embeddings, labels and ids as .npy files",
+  )
   args = parser.parse_args(argv)
   with exit_on_bad_input():
     config = workdir.read_config(args.workdir)
 
-  from experiments import assemble
+  from experiments import assemble, embeddings
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
     data = assemble.load_data(config)
-    examples = data.test if args.split == "test" else data.validation
-    if examples is None:
-      raise ValueError("the run holds out no validation classes: its fraction is 0")
-  embed = assemble.make_embed(config)
-  metrics = assemble.score(config, *embed(state, examples))
-  print(json.dumps({"split": args.split, "step": int(state.step), **metrics}))
+    if args.split == "validation":
+      if data.validation is None:
+        raise ValueError("the run holds out no validation classes: its fraction is 0")
+      data = data._replace(test=data.validation, gallery=None)
+    if args.save_embeddings:
+      args.save_embeddings.mkdir(parents=True, exist_ok=True)
+  embed = assemble.make_embed(config, flip=args.flip)
+  embedded = assemble.embed_test(embed, state, data)
+  about = {"split": args.split, "step": int(state.step), "flip": args.flip}
+  if args.save_embeddings:
+    folder, run = args.save_embeddings, {"workdir": str(args.workdir), **about}
+    if data.gallery is None:
+      embeddings.save(folder, data.test, embedded.queries, run)
+    else:
+      embeddings.save(folder / "query", data.test, embedded.queries, run)
+      embeddings.save(folder / "gallery", data.gallery, embedded.gallery, run)
+  metrics = assemble.score(config, embedded)
+  if args.nmi:
+    metrics |= assemble.score_clusters(config, embedded)
+  print(json.dumps({**about, **metrics}))
 
 
 if __name__ == "__main__":

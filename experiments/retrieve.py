@@ -1,7 +1,10 @@
-"""Finds the pictures of a folder that are most like a given one, with a trained run.
+"""Finds the pictures that are most like a given one, with a trained run.
 
   python -m experiments.retrieve --workdir=runs/glyphs --images=FOLDER --query=IMAGE
+  python -m experiments.retrieve --workdir=runs/glyphs --embeddings=FOLDER --query=IMAGE
 
+Searches a folder of pictures; or what experiments.evaluate --save-embeddings=FOLDER
+wrote, where the query may also be the id of one of its pictures (see its ids.npy).
 Prints the nearest pictures, one a line with its cosine, and draws them beside the query
 in a PNG (neighbours.png in the run's folder, unless --out says otherwise).
 """
@@ -16,11 +19,12 @@ from experiments.command_line import exit_on_bad_input
 def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("retrieve", __doc__ or "")
   parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
-  parser.add_argument(
-    "--images",
-    required=True,
-    type=Path,
-    help="folder of pictures, searched with all below",
+  searched = parser.add_mutually_exclusive_group(required=True)
+  searched.add_argument(
+    "--images", type=Path, help="folder of pictures, searched with all below"
+  )
+  searched.add_argument(
+    "--embeddings", type=Path, help="folder of saved embeddings of this run"
   )
   parser.add_argument("--query", required=True, type=Path, help="the picture to find")
   parser.add_argument("--k", type=int, default=10, help="how many (default: 10)")
@@ -28,50 +32,65 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with exit_on_bad_input():
     config = workdir.read_config(args.workdir)
-    if not args.query.is_file():
+    if args.images and not args.query.is_file():
       raise ValueError(f"--query={args.query}: no such file")
     if args.k < 1:
       raise ValueError(f"--k={args.k}: expected 1 or more")
 
   from ccl_jax import report, retrieval
   from ccl_jax.data import folder
-  from experiments import assemble
+  from experiments import assemble, embeddings
+
+  def opened(path: Path):
+    pictures = folder.unlabelled(
+      path, image_size=config.image_size, channels=config.channels
+    )
+    folder.verify(pictures)
+    return pictures
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
-    pictures = folder.unlabelled(
-      args.images, image_size=config.image_size, channels=config.channels
-    )
-    query = folder.unlabelled(
-      args.query, image_size=config.image_size, channels=config.channels
-    )
-    folder.verify(pictures)
-    folder.verify(query)
-  embed = assemble.make_embed(config)
-  (wanted, _), (embeddings, _) = embed(state, query), embed(state, pictures)
-  # The query may lie in the folder itself; it would only find itself.
-  others = [
-    row
-    for row, path in enumerate(pictures.source.paths)
-    if Path(path).resolve() != args.query.resolve()
-  ]
+    saved = embeddings.load(args.embeddings) if args.embeddings else None
+    if saved:
+      pictures = embeddings.pictures_of(saved, state, assemble.load_data(config))
+      names = pictures.ids
+    else:
+      pictures = opened(args.images)
+      names = [str(Path(path).relative_to(args.images)) for path in pictures.ids]
+    own = row_of(args.query, pictures.ids)
+    if own is None and not args.query.is_file():
+      raise ValueError(
+        f"--query={args.query}: no such file, nor an id of what is saved"
+      )
+    query = opened(args.query) if own is None else None
+  embed = assemble.make_embed(config, flip=saved is not None and saved.about["flip"])
+  searched = saved.embeddings if saved else embed(state, pictures)[0]
+  wanted = embed(state, query)[0] if query else searched[[own]]
+  # The query may lie among the pictures; it would only find itself.
+  others = [row for row in range(len(pictures)) if row != own]
   k = min(args.k, len(others))
-  similarities, found = retrieval.search(wanted, embeddings[others], k=k)
+  similarities, found = retrieval.search(wanted, searched[others], k=k)
   rows = [others[index] for index in found[0]]
-  names = [
-    str(Path(pictures.source.paths[row]).relative_to(args.images)) for row in rows
-  ]
-  for similarity, name in zip(similarities[0], names, strict=True):
-    print(f"{similarity:.4f}  {name}")
+  for similarity, row in zip(similarities[0], rows, strict=True):
+    print(f"{similarity:.4f}  {names[row]}")
   out = args.out or args.workdir / "neighbours.png"
   report.picture_of_neighbours(
     out,
-    query[0]["image"],
+    query[0]["image"] if query else pictures[own]["image"],
     [pictures[row]["image"] for row in rows],
     similarities[0],
-    names,
+    [names[row] for row in rows],
   )
   print(f"look at {out}")
+
+
+def row_of(query: Path, ids: Sequence[str]) -> int | None:
+  """The row of a picture among others, by its id or as the same file."""
+  place = query.resolve()
+  for row, name in enumerate(ids):
+    if name == str(query) or Path(name).resolve() == place:
+      return row
+  return None
 
 
 if __name__ == "__main__":

@@ -37,32 +37,33 @@ def write_report(
   result: dict[str, Any],
   data: assemble.Data,
   centers: report.CenterMap,
-  embeddings: np.ndarray,
+  embedded: assemble.Embedded,
 ) -> None:
-  """Writes report.html; `embeddings` are those of the test examples, in order."""
+  """Writes report.html."""
   report.write_report(
     rundir / workdir.REPORT,
     config=dataclasses.asdict(config),
     events=events,
     result=result,
-    queries=neighbours_of(data.test, embeddings),
+    queries=neighbours_of(data, embedded),
     centers=centers,
   )
 
 
-def neighbours_of(examples: Examples, embeddings: np.ndarray) -> report.Neighbours:
-  """Each test picture with its nearest others."""
-  k = min(NEIGHBOURS, len(examples) - 1)
-  similarities, indices = retrieval.search(embeddings, k=k)
-  images = Images(examples, np.arange(len(examples)))
+def neighbours_of(data: assemble.Data, embedded: assemble.Embedded):
+  """Each test picture with its nearest in the gallery, or among the others."""
+  gallery = data.gallery or data.test
+  k = min(NEIGHBOURS, len(gallery) - 1)
+  similarities, indices = retrieval.search(embedded.queries, embedded.gallery, k=k)
+  images = Images(data.test, np.arange(len(data.test)))
   return report.Neighbours(
     query_images=images,
-    query_labels=examples.labels,
-    gallery_images=images,
-    gallery_labels=examples.labels,
+    query_labels=data.test.labels,
+    gallery_images=Images(gallery, np.arange(len(gallery))) if data.gallery else images,
+    gallery_labels=gallery.labels,
     indices=indices,
     similarities=similarities,
-    names=dict(enumerate(map(caption, examples.class_names))),
+    names=dict(enumerate(map(caption, data.test.class_names))),
   )
 
 

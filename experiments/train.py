@@ -56,7 +56,8 @@ def train(config: Config, folder: Path) -> None:
       workdir.claim(folder, config)
 
   def evaluate(state):
-    return assemble.score(config, *run.embed(state, data.validation))
+    embedded = assemble.Embedded(*run.embed(state, data.validation))
+    return assemble.score(config, embedded)
 
   state = run.init_state()
   try:
@@ -94,8 +95,8 @@ def train(config: Config, folder: Path) -> None:
           eval_every=config.eval_every,
           checkpoint_every=config.checkpoint_every,
         )
-        embeddings, labels = run.embed(state, data.test)
-        metrics = assemble.score(config, embeddings, labels)
+        embedded = assemble.embed_test(run.embed, state, data)
+        metrics = assemble.score(config, embedded)
         centers = show.map_of(data.train, state)
         log.write("test", config.steps, metrics)
   except NonFiniteLoss as error:
@@ -118,7 +119,7 @@ def train(config: Config, folder: Path) -> None:
     },
     "versions": versions(),
   }
-  show.write_report(folder, config, log.events, result, data, centers, embeddings)
+  show.write_report(folder, config, log.events, result, data, centers, embedded)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 

@@ -14,16 +14,22 @@ ROWS = [
   {"centers"},
   {"losses.proxy", "losses.center", "losses"},
   {"streaming"},
-  {"retrieval"},
+  {"retrieval", "clustering"},
   {"objectives"},
   {"models", "models.glyph_net"},
   {
     "data",
     "data.views",
+    "data.archives",
+    "data.cars",
+    "data.cub",
     "data.examples",
     "data.glyphs",
     "data.folder",
+    "data.inshop",
     "data.pipeline",
+    "data.published",
+    "data.sop",
   },
   {"optim"},
   {"placement"},
@@ -35,6 +41,7 @@ ROWS = [
 # Which third-party packages a room may use; every room may use the standard library.
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
+  "clustering": {"numpy", "jaxtyping", "sklearn"},
   "models": {"jax", "jaxtyping", "flax"},
   "data": {
     "absl",
@@ -43,6 +50,7 @@ ALLOWED = {
     "PIL",
     "tensorflow_datasets",
     "matplotlib",
+    "scipy",
     "tqdm",
   },
   "optim": {"jax", "optax"},

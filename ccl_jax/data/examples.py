@@ -63,6 +63,12 @@ class Examples:
   def num_classes(self) -> int:
     return len(self.class_names)
 
+  @property
+  def ids(self) -> list[str]:
+    """The path of each example where its source has paths, else its number there."""
+    paths = getattr(self.source, "paths", None)
+    return [str(i) if paths is None else paths[i] for i in self.indices.tolist()]
+
   def __len__(self) -> int:
     return len(self.indices)
 

@@ -1,6 +1,7 @@
 """Examples: decoding, subsets and held-out classes."""
 
 import ast
+import dataclasses
 import io
 import pathlib
 import pickle
@@ -11,6 +12,7 @@ from PIL import Image
 
 import ccl_jax.data
 from ccl_jax.data.examples import Decoded, Examples, hold_out_classes
+from ccl_jax.data.folder import Files
 
 
 def encoded(pixels, kind="PNG"):
@@ -170,3 +172,11 @@ def test_no_module_of_the_data_imports_jax():
       if isinstance(node, ast.Import | ast.ImportFrom):
         roots = {name.split(".")[0] for name in names}
         assert not roots & {"jax", "flax", "jaxtyping", "optax"}, path
+
+
+def test_ids_are_paths_or_numbers_of_the_source():
+  examples = of_images(*np.zeros((4, 2, 2), np.uint8))
+  assert examples.subset([1, 3]).ids == ["1", "3"]
+  files = Files(("a.png", "b.png", "c.png", "d.png"))
+  named = dataclasses.replace(examples, source=files)
+  assert named.subset([1, 3]).ids == ["b.png", "d.png"]

@@ -34,6 +34,7 @@ def refusal(main, argv, capsys):
     ("batch_size", "12", "batch_size=12 does not divide over 8 devices; 8 or 16"),
     ("batch_size", "80", "batch_size is 80 with 24 examples"),
     ("validation_fraction", "0.9", "both sides need at least 2"),
+    ("recall_at", "1,8", "recall_at=(1, 8) with 7 images to find: give a smaller K"),
     ("images", "/nowhere", "/nowhere is not a folder"),
     ("images", "none", "add --config.images=FOLDER"),
     ("steps", "0", "steps=0: expected 1 or more"),

@@ -1,8 +1,10 @@
 """The main job from its command line: it ends, resumes to the same bits, and shows."""
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccl_jax import clustering
 from ccl_jax.checkpoint import Checkpoints
+from ccl_jax.data.examples import Decoded
 from ccl_jax.run_log import read_events
-from experiments import evaluate, retrieve, train
+from experiments import assemble, evaluate, retrieve, train, workdir
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"images_per_second", "waiting_for_data", "seconds"}
@@ -157,6 +161,98 @@ def test_retrieve_lists_the_nearest_and_draws_them(
   assert sum(name.startswith("class_09") for name in names) >= 2
   with Image.open(tmp_path / "found.png") as picture:
     assert min(picture.size) > 100
+
+
+@pytest.fixture(scope="module")
+def saved(finished, tmp_path_factory):
+  """The test classes' embeddings of the finished run, as saved."""
+  folder = tmp_path_factory.mktemp("saved")
+  evaluate.main([f"--workdir={finished[0]}", f"--save-embeddings={folder}"])
+  return folder
+
+
+def test_flip_takes_the_mean_with_the_mirror_image(finished, saved, tmp_path, capsys):
+  rundir, _ = finished
+  evaluate.main([f"--workdir={rundir}", "--flip", f"--save-embeddings={tmp_path}"])
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])["flip"] is True
+  config = workdir.read_config(rundir)
+  examples = assemble.load_data(config).test
+  rows = np.arange(len(examples))
+  images = examples.take(rows)["image"][:, :, ::-1]
+  mirrored = dataclasses.replace(examples, source=Decoded(images), indices=rows)
+  of_mirrored, _ = assemble.make_embed(config)(assemble.restore(rundir), mirrored)
+  both = np.float64(np.load(saved / "embeddings.npy")), np.float64(of_mirrored)
+  expected = sum(x / np.linalg.norm(x, axis=1, keepdims=True) for x in both) / 2
+  np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, atol=1e-5)
+
+
+def test_nmi_on_request(finished, saved, capsys):
+  rundir, _ = finished
+  evaluate.main([f"--workdir={rundir}", "--nmi"])
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+  labels = np.load(saved / "labels.npy")
+  expected = clustering.evaluate(np.load(saved / "embeddings.npy"), labels)
+  for name in ("nmi", "ami"):
+    assert scores[name] == pytest.approx(expected[name], abs=0.05)
+  evaluate.main([f"--workdir={rundir}"])
+  assert "nmi" not in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_saved_embeddings_find_what_the_pictures_find(
+  finished, saved, pictures, capsys, tmp_path
+):
+  rundir, _ = finished
+  ids = np.load(saved / "ids.npy").tolist()
+  names = (saved / "classes.txt").read_text().splitlines()
+  label = int(np.load(saved / "labels.npy")[6])
+  assert names[label] == Path(ids[6]).parent.name
+
+  def found(*arguments):
+    out = tmp_path / "found.png"
+    retrieve.main([f"--workdir={rundir}", "--k=3", f"--out={out}", *arguments])
+    return [x.split(maxsplit=1) for x in capsys.readouterr().out.splitlines()[-4:-1]]
+
+  among = f"--embeddings={saved}"
+  outside = tmp_path / "copy.png"
+  outside.write_bytes(Path(ids[6]).read_bytes())
+  itself, *others = found(among, f"--query={outside}")
+  assert itself == ["1.0000", ids[6]]
+  assert found(among, f"--query={ids[6]}")[:2] == others
+  # Through the test pictures alone, from the pictures themselves.
+  subset = tmp_path / "test"
+  for path in map(Path, ids):
+    (subset / path.parent.name).mkdir(parents=True, exist_ok=True)
+    (subset / path.parent.name / path.name).write_bytes(path.read_bytes())
+  pairs = found(f"--images={subset}", f"--query={outside}")[1:]
+  for (cosine, name), (expected, path) in zip(pairs, others, strict=True):
+    assert path.endswith(name)
+    assert float(cosine) == pytest.approx(float(expected), abs=2e-4)
+
+
+def test_embeddings_of_something_else_are_refused(finished, saved, tmp_path, capsys):
+  rundir, _ = finished
+
+  def refused(folder, query="none.png"):
+    with pytest.raises(SystemExit) as stop:
+      retrieve.main(
+        [f"--workdir={rundir}", f"--embeddings={folder}", f"--query={query}"]
+      )
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+  assert "no such file, nor an id of what is saved" in refused(saved)
+  assert "holds no embeddings: experiments.evaluate --save" in refused(tmp_path)
+  inner = shutil.copytree(saved, tmp_path / "gallery")
+  assert "give one of its folders gallery" in refused(tmp_path)
+  ids = np.load(inner / "ids.npy")
+  np.save(inner / "ids.npy", ids[::-1])
+  assert "of other pictures than the run's: save them again" in refused(inner)
+  np.save(inner / "ids.npy", ids[1:])
+  assert "differ in length" in refused(inner)
+  about = json.loads((inner / "about.json").read_text()) | {"step": 59}
+  np.save(inner / "ids.npy", ids)
+  (inner / "about.json").write_text(json.dumps(about))
+  assert "are of step 59, and the run is at step 60" in refused(inner)
 
 
 def test_pmap_trains_too(arguments, tmp_path):
