@@ -259,3 +259,19 @@ def test_pmap_trains_too(arguments, tmp_path):
   train.main(arguments(parallel="pmap", centers="bank"))
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert 0 < result["recall@1"] <= 1
+
+
+def test_other_classes_than_the_run_was_trained_on_are_refused(
+  arguments, pictures, tmp_path, capsys
+):
+  """Labels follow the folders' names, so that each would mean another class."""
+  images = tmp_path / "pictures"
+  shutil.copytree(pictures, images)
+  argv = arguments(images=images, steps=4)
+  train.main(argv)
+  (tmp_path / "run" / "result.json").unlink()
+  for name in ("a", "b", "c", "d"):
+    shutil.copytree(images / "class_00", images / name)
+  with pytest.raises(SystemExit):
+    train.main(argv)
+  assert "was trained on 6 classes and the data now has 8" in capsys.readouterr().err
