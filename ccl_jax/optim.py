@@ -1,6 +1,9 @@
 """Optimizer and schedule from plain numbers."""
 
+from collections.abc import Hashable
+
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -46,7 +49,7 @@ def adamw(
       mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
 
-  optimizers = {
+  optimizers: dict[Hashable, optax.GradientTransformation] = {
     "model": model_optimizer(learning_rate, steps),
     "objective": optax.adam(warmup_cosine(centers_learning_rate, steps, warmup_steps)),
   }
@@ -58,7 +61,8 @@ def adamw(
   # A run that ends before the backbone is set free has no schedule for it.
   left = max(steps - frozen_steps, warmup_steps + 1)
   optimizers["backbone"] = optax.conditionally_mask(
-    model_optimizer(backbone_learning_rate, left), lambda step: step >= frozen_steps
+    model_optimizer(backbone_learning_rate, left),
+    lambda step, **_: jnp.greater_equal(step, frozen_steps),
   )
 
   def groups(params):

@@ -240,12 +240,6 @@ def test_bfloat16_is_of_the_computation_alone(tiny):
   assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-def test_an_embedding_depends_on_its_own_image_alone(tiny):
-  np.testing.assert_allclose(
-    tiny(photos()[2:3])[0][0], tiny()[0][2], rtol=1e-4, atol=1e-5
-  )
-
-
 @pytest.fixture(scope="module")
 def after_two_steps():
   """A function from a placement to the last loss and the state after two steps."""
