@@ -34,19 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
       raise ValueError(f"--k={args.k}: expected 1 or more")
 
   from ccl_jax import report, retrieval
-  from ccl_jax.data import folder
   from experiments import assemble
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
-    pictures = folder.unlabelled(
-      args.images, image_size=config.image_size, channels=config.channels
-    )
-    query = folder.unlabelled(
-      args.query, image_size=config.image_size, channels=config.channels
-    )
-    folder.verify(pictures)
-    folder.verify(query)
+    pictures = assemble.load_pictures(config, args.images)
+    query = assemble.load_pictures(config, args.query)
   embed = assemble.make_embed(config)
   (wanted, _), (embeddings, _) = embed(state, query), embed(state, pictures)
   # The query may lie in the folder itself; it would only find itself.

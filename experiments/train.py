@@ -44,12 +44,14 @@ def train(config: Config, folder: Path) -> None:
     data = assemble.load_data(config)
     run = assemble.make_run(config, data)
     batches = assemble.train_batches(config, data.train)
+    state = run.init_state()
+    if not workdir.has_checkpoint(folder):
+      state = assemble.load_weights(config, state)
     workdir.claim(folder, config)
 
   def evaluate(state):
     return assemble.score(config, *run.embed(state, data.validation))
 
-  state = run.init_state()
   try:
     with Checkpoints(
       folder / workdir.CHECKPOINTS, keep=config.keep_checkpoints

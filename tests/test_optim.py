@@ -86,11 +86,13 @@ def test_a_backbone_has_a_rate_of_its_own():
 
 def test_a_frozen_backbone_starts_afterwards_as_if_new():
   """Neither its moments nor its schedule have seen the frozen steps."""
-  backbone, head, _ = run(12, frozen_steps=7)
+  backbone, head, _ = run(20, frozen_steps=7)
   np.testing.assert_array_equal(backbone[:7], 0)
   assert (head[1:] < 0).all()
-  rates = [0.001 * min(t / 4, (1 + np.cos(np.pi * (t - 4) / 29)) / 2) for t in range(5)]
-  expected = list(adam([8, 9, 10, 11, 12], rates))
+  rates = [
+    0.001 * min(t / 4, (1 + np.cos(np.pi * (t - 4) / 29)) / 2) for t in range(13)
+  ]
+  expected = list(adam(range(8, 21), rates))
   np.testing.assert_allclose(backbone[7:], expected, rtol=1e-4)
 
 
