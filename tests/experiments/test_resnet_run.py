@@ -6,10 +6,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from ccl_jax import loop
 from ccl_jax.checkpoint import Checkpoints
+from ccl_jax.data import views
 from ccl_jax.models import resnet
+from configs.base import Config
 from experiments import assemble, command_line, train
 from tests.experiments.test_command_line import refusal
 from tests.models import oracles
@@ -73,6 +76,9 @@ def test_weights_are_where_a_run_starts_and_are_not_read_again(
   run_arguments, start_of, tmp_path
 ):
   weights = oracles.random_weights(**TINY)
+  start_of(run_arguments())
+  # A save that was cut off is no checkpoint.
+  (tmp_path / "run" / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
   state = start_of(run_arguments())
   assert state.step == 0
   assert_backbone_is(state.params, weights)
@@ -141,6 +147,34 @@ def test_fields_that_do_not_go_together_are_refused(
   fields, says, run_arguments, capsys
 ):
   assert says in refusal(train.main, run_arguments(**fields), capsys)
+
+
+@pytest.mark.parametrize("view", ["none", "photo", "photo_color"])
+def test_a_photo_is_cut_as_it_is_decoded_and_seen_whole_otherwise(
+  view, pictures, monkeypatch
+):
+  def crop(picture, rng, *, size, smallest):
+    return Image.new("RGB", (size, size), (round(255 * smallest), 0, 0))
+
+  config = Config(
+    dataset="folder",
+    images=str(pictures),
+    validation_fraction=0.25,
+    channels=3,
+    batch_size=16,
+    image_size=24,
+    shorter_side=28,
+    view=view,
+    smallest_crop=0.4,
+  )
+  monkeypatch.setattr(views, "random_resized_crop", crop)
+  data = assemble.load_data(config)
+  assert data.train.shorter_side == data.test.shorter_side == 28
+  assert assemble.load_pictures(config, pictures).shorter_side == 28
+  images = next(assemble.train_batches(config, data.train))["image"]
+  assert images.shape == (16, 24, 24, 3)
+  is_cut = (images == [102, 0, 0]).all(axis=(1, 2, 3))
+  assert is_cut.all() == (view == "photo") and is_cut.any() == (view != "none")
 
 
 def test_the_config_says_which_resnet():
