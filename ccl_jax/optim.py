@@ -1,6 +1,9 @@
 """Optimizer and schedule from plain numbers."""
 
+from collections.abc import Hashable
+
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -16,34 +19,56 @@ def adamw(
   steps: int,
   warmup_steps: int = 0,
   weight_decay: float = 0.0,
+  backbone_learning_rate: float | None = None,
+  frozen_steps: int = 0,
 ) -> optax.GradientTransformation:
   """AdamW on the model and Adam on the objective's class vectors, each at its own rate.
 
   A class vector sees a gradient only through its own few examples, so it takes a rate
-  of its own, far above the model's. Only matrices decay: a decayed bias, gain or class
-  vector would only be rescaled.
+  of its own, far above the model's; a backbone that was trained before takes one far
+  below. Only matrices decay: a decayed bias, gain or class vector would only be
+  rescaled.
 
   Args:
     learning_rate: peak for `params["model"]`.
     centers_learning_rate: peak for `params["objective"]`.
-    steps: length of the run, at whose end both rates are 0.
-    warmup_steps: length of the linear rise of both.
+    steps: length of the run, at whose end all rates are 0.
+    warmup_steps: length of the linear rise of all.
     weight_decay: decoupled decay of the model's matrices.
+    backbone_learning_rate: peak for `params["model"]["backbone"]`; None leaves it to
+      the rest of the model.
+    frozen_steps: in which the backbone stays as it is, with its rate of its own only.
+      Its optimizer knows nothing of them: its moments, its rise and its fall start
+      afterwards.
   """
 
-  def matrices(params):
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+  def model_optimizer(peak: float, steps: int) -> optax.GradientTransformation:
+    return optax.adamw(
+      warmup_cosine(peak, steps, warmup_steps),
+      weight_decay=weight_decay,
+      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    )
 
-  return optax.partition(
-    {
-      "model": optax.adamw(
-        warmup_cosine(learning_rate, steps, warmup_steps),
-        weight_decay=weight_decay,
-        mask=matrices,
-      ),
-      "objective": optax.adam(
-        warmup_cosine(centers_learning_rate, steps, warmup_steps)
-      ),
-    },
-    lambda params: {group: group for group in params},
+  optimizers: dict[Hashable, optax.GradientTransformation] = {
+    "model": model_optimizer(learning_rate, steps),
+    "objective": optax.adam(warmup_cosine(centers_learning_rate, steps, warmup_steps)),
+  }
+  if backbone_learning_rate is None:
+    return optax.partition(
+      optimizers, lambda params: {group: group for group in params}
+    )
+
+  # A run that ends before the backbone is set free has no schedule for it.
+  left = max(steps - frozen_steps, warmup_steps + 1)
+  optimizers["backbone"] = optax.conditionally_mask(
+    model_optimizer(backbone_learning_rate, left),
+    lambda step, **_: jnp.greater_equal(step, frozen_steps),
   )
+
+  def groups(params):
+    model = {
+      name: "backbone" if name == "backbone" else "model" for name in params["model"]
+    }
+    return {"model": model, "objective": "objective"}
+
+  return optax.partition(optimizers, groups)

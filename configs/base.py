@@ -18,6 +18,7 @@ _COUNTS = (
   "keep_checkpoints",
 )
 DatasetName = Literal["glyphs", "folder", "cub", "cars", "sop", "inshop"]
+ViewName = Literal["none", "warp", "crop_and_flip", "photo", "photo_color"]
 LossName = Literal["center_contrastive", "normalized_softmax", "cosface"]
 
 
@@ -36,11 +37,20 @@ class Config:
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # grey or RGB
   validation_fraction: float = 0.1  # of the train classes, held out to tune on
-  view: Literal["none", "warp", "crop_and_flip"] = "warp"  # random change of an image
+  shorter_side: int | None = None  # that pictures get before the central cut
+  view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
+  smallest_crop: float = 0.2  # photo: the least part of a picture's area
   num_workers: int = 0  # processes that decode images; 0: threads of this one
 
   # Model.
+  model: Literal["glyph_net", "resnet18", "resnet50"] = "glyph_net"  # the network
   dim: int = 128  # D, length of an embedding
+  weights: str | None = None  # resnet: .safetensors or .pth file to start from
+  pooling: Literal["average", "max", "sum"] = "average"  # resnet: over positions
+  layer_norm: bool = False  # resnet: normalise pooled features before the embedding
+  frozen_batch_norm: bool = False  # resnet: keep the running statistics in training
+  small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
   # Loss. Which of the numbers a loss reads: its docstring in ccl_jax.losses.
   loss: LossName = "center_contrastive"  # what is minimised
@@ -53,6 +63,8 @@ class Config:
 
   # Optimizer: AdamW for the model, Adam for trained centers, warm-up and cosine.
   learning_rate: float = 3e-3  # peak, of the model
+  backbone_learning_rate: float | None = None  # peak, of a resnet without its head
+  frozen_backbone_fraction: float = 0.0  # of the steps, in which only the head learns
   centers_learning_rate: float = 0.03  # peak, of trained centers
   weight_decay: float = 0.02  # of the model's matrices
   warmup_fraction: float = 0.03  # of the steps, in which the rates rise linearly
@@ -73,10 +85,16 @@ class Config:
     for name in _COUNTS:
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
-    for name in ("scale", "learning_rate", "centers_learning_rate"):
+    for name in ("scale", "learning_rate", "centers_learning_rate", "smallest_crop"):
       if not 0 < getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
-    for name in ("momentum", "validation_fraction", "warmup_fraction"):
+    for name in (
+      "momentum",
+      "validation_fraction",
+      "warmup_fraction",
+      "frozen_backbone_fraction",
+      "smallest_crop",
+    ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
     for name in ("seed", "num_workers", "weight_decay", "class_shards"):
@@ -84,5 +102,22 @@ class Config:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     if not 0 < self.sample_rate <= 1:
       raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
+    for name in ("weights", "backbone_learning_rate"):
+      if self.model == "glyph_net" and getattr(self, name) is not None:
+        raise ValueError(
+          f"{name}={getattr(self, name)}: model=glyph_net has no backbone; give"
+          " model=resnet50 or resnet18"
+        )
+    if self.backbone_learning_rate is None and self.frozen_backbone_fraction:
+      raise ValueError(
+        f"frozen_backbone_fraction={self.frozen_backbone_fraction}: give the"
+        " backbone_learning_rate of the steps afterwards"
+      )
+    if self.backbone_learning_rate is not None:
+      if not 0 < self.backbone_learning_rate < math.inf:
+        raise ValueError(
+          f"backbone_learning_rate={self.backbone_learning_rate}: expected a number"
+          " above 0"
+        )
     if not self.recall_at or min(self.recall_at) < 1:
       raise ValueError(f"recall_at={self.recall_at}: expected integers of 1 or more")

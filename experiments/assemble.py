@@ -1,5 +1,6 @@
 """From a config to the parts of a run. The one place that reads every field."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -25,6 +27,7 @@ from ccl_jax import (
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import cars, cub, folder, glyphs, inshop, pipeline, sop, views
 from ccl_jax.data.examples import Examples, hold_out_classes
+from ccl_jax.models import import_torch, resnet
 from ccl_jax.models.glyph_net import GlyphNet
 from configs.base import Config
 from experiments import workdir
@@ -92,6 +95,10 @@ def load_data(config: Config) -> Data:
     )
     folder.verify(train)
     folder.verify(test)
+  train, test = (
+    dataclasses.replace(examples, shorter_side=config.shorter_side)
+    for examples in (train, test)
+  )
   train, validation = hold_out_classes(
     train, config.validation_fraction, seed=config.seed
   )
@@ -111,8 +118,51 @@ def _check_depths(config: Config, data: Data) -> None:
     )
 
 
-def make_model(config: Config) -> nn.Module:
-  return GlyphNet(dim=config.dim)
+def load_pictures(config: Config, path: Path) -> Examples:
+  """A picture, or all below a folder, as the run's model is to see them.
+
+  Raises:
+    ValueError, OSError: naming what is missing or unreadable, and what to do.
+  """
+  pictures = folder.unlabelled(
+    path, image_size=config.image_size, channels=config.channels
+  )
+  folder.verify(pictures)
+  return dataclasses.replace(pictures, shorter_side=config.shorter_side)
+
+
+def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
+  """The network; `axis_name` is the one that a mapped training batch is split over."""
+  if config.model == "glyph_net":
+    return GlyphNet(dim=config.dim)
+  make = resnet.resnet18 if config.model == "resnet18" else resnet.resnet50
+  return make(
+    dim=config.dim,
+    pooling=config.pooling,
+    layer_norm=config.layer_norm,
+    frozen_batch_norm=config.frozen_batch_norm,
+    small_images=config.small_images,
+    dtype=jnp.dtype(config.compute_dtype),
+    axis_name=axis_name,
+  )
+
+
+def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
+  """A fresh state with its backbone from the config's file of weights, if any.
+
+  Raises:
+    ValueError, OSError: naming what of the file is missing or does not fit.
+  """
+  if config.weights is None:
+    return state
+  weights = import_torch.read(config.weights)
+  variables = {"params": state.params["model"], **state.model_state}
+  try:
+    filled = import_torch.resnet(weights, variables)
+  except ValueError as error:
+    raise ValueError(f"weights={config.weights}: {error}") from error
+  params = {**state.params, "model": filled.pop("params")}
+  return state.replace(params=params, model_state=filled)
 
 
 def make_objective(
@@ -157,6 +207,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     steps=config.steps,
     warmup_steps=round(config.warmup_fraction * config.steps),
     weight_decay=config.weight_decay,
+    backbone_learning_rate=config.backbone_learning_rate,
+    frozen_steps=round(config.frozen_backbone_fraction * config.steps),
   )
 
 
@@ -223,13 +275,19 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
     "none": None,
     "warp": views.warp,
     "crop_and_flip": views.crop_and_flip,
+    "photo": views.flip,
+    "photo_color": views.chain(views.flip, views.color_jitter, views.grey),
   }
+  crop = functools.partial(
+    views.random_resized_crop, size=config.image_size, smallest=config.smallest_crop
+  )
   return iter(
     pipeline.train_batches(
       examples,
       batch_size=config.batch_size,
       seed=config.seed,
       view=known_views[config.view],
+      crop=crop if config.view in ("photo", "photo_color") else None,
       num_workers=config.num_workers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -241,7 +299,7 @@ def make_run(config: Config, data: Data) -> Run:
   """Puts model, loss, optimizer and placement together."""
   mesh = make_mesh(config, data.train.num_classes)
   place = make_placement(config, mesh)
-  model = make_model(config)
+  model = make_model(config, place.axis_name)
   objective = make_objective(config, data.train.num_classes, place.axis_name, mesh)
   optimizer = make_optimizer(config)
   image = data.train[0]["image"]

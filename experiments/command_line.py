@@ -131,6 +131,8 @@ def _describe(hint: Any) -> str:
     return "integers with commas between"
   if isinstance(hint, types.UnionType):
     return " or ".join(_describe(part) for part in typing.get_args(hint))
+  if hint is bool:
+    return "true or false"
   return {int: "an integer", float: "a number", str: "text", type(None): "none"}[hint]
 
 
@@ -151,6 +153,9 @@ def _read(text: str, hint: Any) -> Any:
     return next((c for c in typing.get_args(hint) if str(c) == text), None) or _refuse()
   if typing.get_origin(hint) is tuple:
     return tuple(int(part) for part in text.split(","))
+  if hint is bool:
+    known = {"true": True, "false": False}
+    return known[text.lower()] if text.lower() in known else _refuse()
   return hint(text)
 
 

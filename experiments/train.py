@@ -52,6 +52,9 @@ def train(config: Config, folder: Path) -> None:
       data = assemble.load_data(config)
     run = assemble.make_run(config, data)
     batches = assemble.train_batches(config, data.train)
+    state = run.init_state()
+    if not workdir.has_checkpoint(folder):
+      state = assemble.load_weights(config, state)
     if first:
       workdir.claim(folder, config)
 
@@ -59,7 +62,6 @@ def train(config: Config, folder: Path) -> None:
     embedded = assemble.Embedded(*run.embed(state, data.validation))
     return assemble.score(config, embedded)
 
-  state = run.init_state()
   try:
     with (
       processes.end_with_the_others(),

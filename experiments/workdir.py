@@ -36,6 +36,11 @@ def claim(folder: Path, config: Config) -> None:
   _write(folder / CONFIG, dataclasses.asdict(config))
 
 
+def has_checkpoint(folder: Path) -> bool:
+  """Whether the run has saved a step; a save that was cut off has another name."""
+  return any(path.name.isdecimal() for path in (folder / CHECKPOINTS).glob("*"))
+
+
 def finish(folder: Path, result: dict[str, Any]) -> None:
   """Writes the result, the last act of a run."""
   _write(folder / RESULT, result)

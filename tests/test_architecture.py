@@ -16,7 +16,7 @@ ROWS = [
   {"streaming"},
   {"retrieval", "clustering"},
   {"objectives"},
-  {"models", "models.glyph_net"},
+  {"models", "models.glyph_net", "models.resnet", "models.import_torch"},
   {
     "data",
     "data.views",
@@ -42,7 +42,7 @@ ROWS = [
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
   "clustering": {"numpy", "jaxtyping", "sklearn"},
-  "models": {"jax", "jaxtyping", "flax"},
+  "models": LIGHT | {"flax"},
   "data": {
     "absl",
     "numpy",

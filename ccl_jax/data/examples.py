@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +17,10 @@ class Source(Protocol):
 
   def __getitem__(self, index: int, /) -> Any:
     """A dict whose "image" is encoded bytes, a path, or u8[H,W] or u8[H,W,C]."""
+
+
+# Cuts an opened picture to a size, by draws of its own: `views.random_resized_crop`.
+Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +45,10 @@ class Examples:
     image_size: images of another size are resized until their shorter side has it
       and cut to the central square; None leaves them as they are.
     channels: 1 (grey) or 3 (RGB).
+    shorter_side: what the shorter side is resized to in place of image_size, before
+      the central square of image_size is cut out, as torchvision's Resize and
+      CenterCrop do: to the same pixels but for rounding, and for a JPEG that is shrunk
+      to half or less, whose decoder is asked for fewer pixels.
   """
 
   source: Source
@@ -49,8 +57,14 @@ class Examples:
   class_names: tuple[str, ...]
   image_size: int | None = None
   channels: int = 3
+  shorter_side: int | None = None
 
   def __post_init__(self):
+    if self.shorter_side is not None and self.shorter_side < (self.image_size or 0):
+      raise ValueError(
+        f"shorter_side is {self.shorter_side}: give image_size, {self.image_size}, or"
+        " more"
+      )
     if self.channels not in (1, 3):
       raise ValueError(f"channels is {self.channels}: give 1 (grey) or 3 (RGB)")
     if self.indices.shape != self.labels.shape or self.labels.ndim != 1:
@@ -101,12 +115,31 @@ class Examples:
         f" ({error}): replace or delete it"
       ) from error
 
-  def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The examples of some rows i64[B]: {"image": u8[B,H,W,C], "label": i32[B]}."""
-    if isinstance(self.source, Decoded):
+  def take(
+    self,
+    rows: np.ndarray,
+    crop: Crop | None = None,
+    rng: np.random.Generator | None = None,
+  ) -> dict[str, np.ndarray]:
+    """The examples of some rows i64[B]: {"image": u8[B,H,W,C], "label": i32[B]}.
+
+    Args:
+      rows: which.
+      crop: what gives the images their size, in place of image_size.
+      rng: source of a generator for each crop.
+    """
+    if isinstance(self.source, Decoded) and crop is None:
       images = self.source.images[self.indices[rows]]
     else:
-      decoded = [self[row]["image"] for row in rows.tolist()]
+      if crop is None:
+        decoded = [self[row]["image"] for row in rows.tolist()]
+      else:
+        assert rng is not None, "a crop draws from a generator"
+        seeds = rng.integers(2**63, size=(len(rows),))
+        decoded = [
+          self._cropped(row, crop, np.random.default_rng(seed))
+          for row, seed in zip(rows.tolist(), seeds, strict=True)
+        ]
       shapes = {image.shape for image in decoded}
       if len(shapes) > 1:
         raise ValueError(
@@ -124,15 +157,29 @@ class Examples:
       self, source=Decoded(images), indices=np.arange(len(self))
     )
 
+  def _cropped(self, row: int, crop: Crop, rng: np.random.Generator) -> np.ndarray:
+    with self._opened(row) as image:
+      if isinstance(image, np.ndarray):
+        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+      # A part of a picture is turned upright as the whole would be.
+      cropped = ImageOps.exif_transpose(crop(image, rng)).convert(self._mode)
+      return np.asarray(cropped).reshape(cropped.height, cropped.width, self.channels)
+
   def _pixels(self, picture: Image.Image) -> np.ndarray:
-    mode, size = ("L" if self.channels == 1 else "RGB"), self.image_size
-    if size:
-      picture.draft(mode, (size, size))  # JPEG: decode no more pixels than needed.
-    picture = ImageOps.exif_transpose(picture).convert(mode)
-    if size and picture.size != (size, size):
+    size, side = self.image_size, self.shorter_side or self.image_size
+    if side:  # JPEG: decode no more pixels than needed.
+      picture.draft(self._mode, (side, side))
+    picture = ImageOps.exif_transpose(picture).convert(self._mode)
+    if size and self.shorter_side:
+      picture = _central(picture, size, self.shorter_side)
+    elif size and picture.size != (size, size):
       picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[:, :, None] if self.channels == 1 else pixels
+
+  @property
+  def _mode(self) -> str:
+    return "L" if self.channels == 1 else "RGB"
 
   def subset(self, classes: Sequence[int] | np.ndarray) -> "Examples":
     """The examples of some classes, in order; `classes[i]` becomes class i."""
@@ -145,6 +192,15 @@ class Examples:
       labels=places[self.labels[rows]],
       class_names=tuple(self.class_names[c] for c in classes),
     )
+
+
+def _central(picture: Image.Image, size: int, side: int) -> Image.Image:
+  """The central square of a picture that was resized to a shorter side, in one go."""
+  before = np.array(picture.size)
+  after = side * before // before.min()
+  corner = np.array([round((length - size) / 2) for length in after.tolist()])
+  box = np.concatenate([corner, corner + size]) * np.tile(before / after, 2)
+  return picture.resize((size, size), Image.Resampling.BILINEAR, tuple(box.tolist()))
 
 
 def hold_out_classes(

@@ -9,7 +9,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from ccl_jax.data.examples import Decoded, Examples
+from ccl_jax.data.examples import Crop, Decoded, Examples
 from ccl_jax.data.views import View
 
 Batch = dict[str, np.ndarray]  # {"image": u8[B,H,W,C], "label": i32[B]}
@@ -21,6 +21,7 @@ def train_batches(
   batch_size: int,
   seed: int,
   view: View | None = None,
+  crop: Crop | None = None,
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -35,6 +36,8 @@ def train_batches(
     batch_size: rows of the global batch.
     seed: of the order and of the views.
     view: applied to the images of each batch; see `views`. None leaves them.
+    crop: gives each image its size as it is decoded, as `views.random_resized_crop`
+      does; None leaves that to the examples.
     num_workers: processes that read and decode; 0 works in threads of this process.
     process_index: of this process among those that share a batch.
     process_count: how many do. Process p gets its p-th part, batch_size //
@@ -56,7 +59,10 @@ def train_batches(
   rows = _rows_of(batch_size, process_index, process_count)
   _check_labels(examples)
   steps = grain.MapDataset.range(sys.maxsize).seed(seed)
-  dataset = steps.map(_Load(examples, seed, batch_size, rows))
+  if crop is None:
+    dataset = steps.map(_Load(examples, seed, batch_size, rows))
+  else:
+    dataset = steps.random_map(_LoadCropped(examples, seed, batch_size, rows, crop))
   if view is not None:
     dataset = dataset.random_map(_View(view, batch_size, rows))
   batches = _prefetched(dataset, examples)
@@ -149,6 +155,18 @@ class _Load:
   def __call__(self, step: int) -> Batch:
     order = _order(self.seed, step, self.batch_size, len(self.examples))
     return self.examples.take(order[self.rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LoadCropped(_Load):
+  """The same, with images cropped as they are decoded."""
+
+  crop: Crop
+
+  def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+    order = _order(self.seed, step, self.batch_size, len(self.examples))
+    part = _RowsOf(rng, self.rows, self.batch_size)
+    return self.examples.take(order[self.rows], self.crop, part)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,13 +1,18 @@
-"""Random training views, as vectorised functions of a batch of uint8 images.
+"""Random training views, as functions of a batch of uint8 images.
 
 A view maps (images u8[B,H,W,C], rng) to images of the same shape. It draws with
 `size=(B, ...)`, given by name and a row per image: a process that holds a part of a
 batch then draws the rows of that part (see `pipeline`).
+
+`random_resized_crop` is none of them: it cuts one photograph, of any size, while it is
+decoded, and so makes the batch that views change.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image, ImageEnhance
 
 View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -106,6 +111,129 @@ def crop_and_flip(
   matrices[:, 0, 0], matrices[:, 1, 1] = parts.T
   matrices[:, :, 2] = (1 - parts) * (draws[:, 2:] - 0.5) * (width, height)
   return flip(affine(images, matrices), rng)
+
+
+def color_jitter(
+  images: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  brightness: float = 0.4,
+  contrast: float = 0.4,
+  saturation: float = 0.4,
+  hue: float = 0.1,
+  probability: float = 0.8,
+) -> np.ndarray:
+  """Changes the colours of some images, by Pillow and in the manner of torchvision.
+
+  The four changes come in a random order. Brightness, contrast and saturation are
+  `ImageEnhance`'s, by a factor in 1 +- strength; the hue is turned in Pillow's HSV, in
+  steps of 1/256. The defaults are those of contrastive learning.
+
+  Args:
+    images: u8[B,H,W,C]; grey ones have no saturation and no hue to change.
+    rng: source of the draws.
+    brightness: strength, in 0..1.
+    contrast: strength, in 0..1.
+    saturation: strength, in 0..1.
+    hue: at most, in turns of the colour wheel, in 0..1/2.
+    probability: of an image to be changed at all.
+
+  Returns:
+    u8[B,H,W,C].
+  """
+  strengths = (brightness, contrast, saturation, hue)
+  draws = rng.uniform(-1, 1, size=(len(images), 4)) * strengths
+  orders = rng.random(size=(len(images), 4)).argsort(axis=1)
+  chosen = rng.random(size=(len(images),)) < probability
+  changed = images.copy()
+  for row in np.flatnonzero(chosen):
+    picture = _picture(images[row])
+    for change in orders[row]:
+      if strengths[change]:
+        picture = _COLOR_CHANGES[change](picture, draws[row, change])
+    changed[row] = np.asarray(picture).reshape(images[row].shape)
+  return changed
+
+
+def _turn_hue(picture: Image.Image, turns: float) -> Image.Image:
+  if picture.mode == "L":
+    return picture
+  hue, *others = picture.convert("HSV").split()
+  # By 255, though a turn has 256 steps: so does torchvision.
+  turned = hue.point([(h + int(turns * 255)) % 256 for h in range(256)])
+  return Image.merge("HSV", [turned, *others]).convert("RGB")
+
+
+_COLOR_CHANGES = (
+  lambda picture, change: ImageEnhance.Brightness(picture).enhance(1 + change),
+  lambda picture, change: ImageEnhance.Contrast(picture).enhance(1 + change),
+  lambda picture, change: ImageEnhance.Color(picture).enhance(1 + change),
+  _turn_hue,
+)
+
+
+def grey(
+  images: np.ndarray, rng: np.random.Generator, *, probability: float = 0.2
+) -> np.ndarray:
+  """Takes the colours out of some u8[B,H,W,C], by the luma of ITU-R 601 (Pillow's)."""
+  changed = images.copy()
+  for row in np.flatnonzero(rng.random(size=(len(images),)) < probability):
+    changed[row] = np.asarray(_picture(images[row]).convert("L"))[..., None]
+  return changed
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+  return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def random_resized_crop(
+  picture: Image.Image,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  smallest: float = 0.2,
+) -> Image.Image:
+  """Cuts a random part out of one picture and resizes it to a square.
+
+  The box is drawn as torchvision's RandomResizedCrop does, and resized by the same
+  filter (bilinear, over all pixels that shrink into one). The numbers differ in two
+  ways: pixels beside the box count at its edge, and a JPEG that is shrunk to half or
+  less is decoded at a half, a quarter or an eighth of its size, which is faster.
+
+  Args:
+    picture: opened, best not decoded yet.
+    rng: source of the draws, of this picture alone.
+    size: side of the result.
+    smallest: the part's area is uniform in smallest..1 of the picture's; its aspect
+      ratio is within 3/4..4/3, log-uniform.
+  """
+  width, height = picture.size
+  left, top, right, bottom = _random_box(width, height, rng, smallest)
+  across, down = size / (right - left), size / (bottom - top)
+  picture.draft(None, (math.ceil(width * across), math.ceil(height * down)))
+  if picture.mode not in ("L", "RGB"):
+    picture = picture.convert("RGB")
+  across, down = picture.width / width, picture.height / height
+  box = (left * across, top * down, right * across, bottom * down)
+  return picture.resize((size, size), Image.Resampling.BILINEAR, box)
+
+
+def _random_box(
+  width: int, height: int, rng: np.random.Generator, smallest: float
+) -> tuple[int, int, int, int]:
+  """Left, top, right, bottom of a part; the middle where ten draws stick out."""
+  for _ in range(10):
+    area = width * height * rng.uniform(smallest, 1)
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if 0 < across <= width and 0 < down <= height:
+      left = int(rng.integers(width - across + 1))
+      top = int(rng.integers(height - down + 1))
+      return left, top, left + across, top + down
+  across = min(width, round(height * 4 / 3))
+  down = min(height, round(width * 4 / 3))
+  left, top = (width - across) // 2, (height - down) // 2
+  return left, top, left + across, top + down
 
 
 def warp_matrices(

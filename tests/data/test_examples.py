@@ -59,6 +59,50 @@ def test_images_are_cut_to_the_central_square():
   assert image.shape == (5, 5, 3) and image.min() > 100 and image[2, 2, 0] == 255
 
 
+@pytest.mark.parametrize("shape", [(375, 500), (500, 333), (256, 256), (260, 256)])
+@pytest.mark.parametrize(("shorter_side", "size"), [(256, 224), (64, 33)])
+def test_a_shorter_side_is_resized_and_the_center_cut_as_torchvision_does(
+  shape, shorter_side, size
+):
+  """torchvision's two steps on a Pillow image, written down from its documentation."""
+  pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  image = of_images(encoded(pixels), image_size=size, shorter_side=shorter_side)[0][
+    "image"
+  ]
+  height, width = shape
+  short = min(shape)
+  after = (int(shorter_side * width / short), int(shorter_side * height / short))
+  resized = np.asarray(Image.fromarray(pixels).resize(after, Image.Resampling.BILINEAR))
+  top = int(round((after[1] - size) / 2.0))
+  left = int(round((after[0] - size) / 2.0))
+  expected = resized[top : top + size, left : left + size]
+  np.testing.assert_allclose(image.astype(int), expected.astype(int), atol=1)
+
+
+def test_a_shorter_side_below_the_size_is_refused():
+  with pytest.raises(ValueError, match="shorter_side is 4: give image_size, 5, or"):
+    of_images(np.zeros((8, 8, 3), np.uint8), image_size=5, shorter_side=4)
+
+
+def test_a_cropped_photo_is_upright_and_of_its_channels():
+  """The left half is black and the lower white, as the eye is to see it."""
+  pixels = np.zeros((40, 40, 3), np.uint8)
+  pixels[:, 20:] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6  # orientation: rotate by 90 degrees to view
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+
+  def crop(picture, rng):
+    return picture.resize((8, 8))
+
+  for channels in (1, 3):
+    images = of_images(file.getvalue(), channels=channels)
+    seen = images.take(np.arange(1), crop, np.random.default_rng(0))["image"]
+    assert seen.shape == (1, 8, 8, channels) and seen.dtype == np.uint8
+    assert seen[0, :3].max() < 60 and seen[0, 5:].min() > 190
+
+
 def test_grey_and_colour_are_converted():
   grey, colour = np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)
   assert of_images(encoded(colour), channels=1)[0]["image"].shape == (4, 4, 1)

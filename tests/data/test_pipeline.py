@@ -1,7 +1,9 @@
 """Batches: order, splits over processes, saved iterators, padding."""
 
+import dataclasses
 import itertools
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -91,7 +93,17 @@ def test_a_restored_iterator_goes_on_as_if_never_stopped(consumed):
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("view", [None, views.warp, views.crop_and_flip, views.noise])
+@pytest.mark.parametrize(
+  "view",
+  [
+    None,
+    views.warp,
+    views.crop_and_flip,
+    views.noise,
+    views.color_jitter,
+    partial(views.grey, probability=0.5),
+  ],
+)
 def test_processes_together_see_the_batch_of_one(processes, view):
   def run(**place):
     batches = train_batches(numbered(), batch_size=12, seed=2, view=view, **place)
@@ -104,6 +116,32 @@ def test_processes_together_see_the_batch_of_one(processes, view):
   ]
   assert parts[0][0]["image"].shape[0] == 12 // processes
   assert_equal(joined, run())
+
+
+@pytest.mark.parametrize("source", [Decoded, undecoded])
+def test_crops_are_a_function_of_seed_and_step_however_the_batch_is_split(source):
+  # Every image is the same, so that two crops that are alike were drawn alike.
+  examples = numbered(total=24, source=source)
+  images = np.random.default_rng(0).integers(0, 256, (1, 9, 7, 1), np.uint8)
+  examples = dataclasses.replace(examples, source=source(np.repeat(images, 24, 0)))
+  crop = partial(views.random_resized_crop, size=4)
+
+  def run(**options):
+    batches = train_batches(
+      examples, batch_size=12, seed=2, crop=crop, view=views.flip, **options
+    )
+    return first(batches, 3)
+
+  whole = run()
+  assert whole[0]["image"].shape == (12, 4, 4, 1)
+  assert len({image.tobytes() for batch in whole for image in batch["image"]}) > 30
+  assert_equal(run(), whole)
+  parts = [run(process_index=p, process_count=3) for p in range(3)]
+  joined = [
+    {field: np.concatenate([part[step][field] for part in parts]) for field in whole[0]}
+    for step in range(3)
+  ]
+  assert_equal(joined, whole)
 
 
 def test_a_view_must_draw_a_row_for_each_image():

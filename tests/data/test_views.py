@@ -1,10 +1,13 @@
 """Training views against per-image loops, and as functions of their generator."""
 
+import colorsys
 import functools
+import io
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ccl_jax.data import views
 
@@ -14,6 +17,7 @@ VIEWS = {
   "noise": views.noise,
   "flip": views.flip,
   "crop_and_flip": views.crop_and_flip,
+  "color_jitter": views.color_jitter,
   "chain": views.chain(views.flip, functools.partial(views.noise, sigma=0.1)),
 }
 
@@ -136,3 +140,164 @@ def test_a_crop_stays_inside_and_covers_its_area():
   seen = views.crop_and_flip(ramp, np.random.default_rng(0), smallest=0.25).astype(int)
   spans = (np.abs(seen[:, 0, -1, 0] - seen[:, 0, 0, 0]) + 1) / 64
   assert math.sqrt(0.25 * 3 / 4) - 0.04 < spans.min() < 0.6 and 0.9 < spans.max() <= 1
+
+
+def only(**strength):
+  """A jitter of every image by one kind of change, as a function of images and rng."""
+  none = dict(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+  return functools.partial(views.color_jitter, **(none | strength), probability=1.0)
+
+
+def luma(images):
+  return images @ np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter_mixes_with_black_with_the_mean_and_with_grey(name):
+  """torchvision's formula: factor * image + (1 - factor) * other, clipped to a byte."""
+  images = photos(batch=8, height=20, width=20)
+  seen = only(**{name: 0.5})(images, np.random.default_rng(0))
+  place = ("brightness", "contrast", "saturation").index(name)
+  factors = 1 + 0.5 * np.random.default_rng(0).uniform(-1, 1, size=(8, 4))[:, place]
+  for image, changed, factor in zip(images, seen, factors, strict=True):
+    grey = luma(image)
+    other = {
+      "brightness": np.zeros(1),
+      "contrast": np.full(1, round(grey.mean())),
+      "saturation": grey[..., None],
+    }[name]
+    expected = np.clip(factor * image + (1 - factor) * other, 0, 255)
+    np.testing.assert_allclose(changed, expected, atol=1.6)  # bytes, luma twice rounded
+
+
+def test_jitter_turns_the_hue_by_its_draw():
+  """Primary colours, a third of the wheel apart: turned to where colorsys says."""
+  images = np.zeros((30, 2, 2, 3), np.uint8)
+  images[..., 0] = 250
+  seen = only(hue=0.5)(images, np.random.default_rng(4))
+  turns = 0.5 * np.random.default_rng(4).uniform(-1, 1, size=(30, 4))[:, 3]
+  for changed, turn in zip(seen, turns, strict=True):
+    expected = 250 * np.array(colorsys.hsv_to_rgb(turn % 1, 1, 1))
+    # A step of the hue, of 256, is 6 of a byte; it is rounded twice.
+    np.testing.assert_allclose(changed, np.broadcast_to(expected, (2, 2, 3)), atol=13)
+
+
+def test_jitter_changes_as_many_images_as_it_is_told():
+  images = np.repeat(photos(batch=1), 400, axis=0)
+  seen = views.color_jitter(images, np.random.default_rng(0))
+  assert 290 < (seen != images).any((1, 2, 3)).sum() < 350  # 320 +- 8
+  seen = views.color_jitter(images[..., :1], np.random.default_rng(0))
+  assert (seen != images[..., :1]).any((1, 2, 3)).sum() > 250
+
+
+def test_jitter_changes_in_a_random_order():
+  """A strong contrast clips at 255, and half the brightness at 127 if it comes last."""
+  images = np.repeat(photos(batch=1), 400, axis=0) // 2 + 128
+  jitter = only(brightness=1.0, contrast=1.0)
+  seen = jitter(images, np.random.default_rng(0)).max((1, 2, 3))
+  brightness, contrast = (
+    1 + np.random.default_rng(0).uniform(-1, 1, size=(400, 4)).T[:2]
+  )
+  cases = (contrast > 1.6) & (0.3 < brightness) & (brightness < 0.7)
+  over = seen[cases] - 255 * brightness[cases]
+  contrast_first = (over < 2).sum()
+  assert 0.3 < contrast_first / cases.sum() < 0.7 and (over[over > 2] > 10).all()
+
+
+def test_grey_leaves_luma_in_a_fifth_of_the_images():
+  images = np.repeat(photos(batch=1), 500, axis=0)
+  seen = views.grey(images, np.random.default_rng(0))
+  changed = (seen != images).any((1, 2, 3))
+  assert 70 < changed.sum() < 130  # 100 +- 9
+  expected = np.repeat(luma(images[0])[..., None], 3, axis=2)
+  np.testing.assert_allclose(seen[changed][0], expected, atol=0.51)
+  one = images[:9, ..., :1]
+  np.testing.assert_array_equal(views.grey(one, np.random.default_rng(0)), one)
+
+
+def photo(width=90, height=60, kind="PNG"):
+  """A picture whose red says how far right a pixel is, and its green how far down."""
+  pixels = np.zeros((height, width, 3), np.uint8)
+  pixels[..., 0] = np.linspace(0, 255, width)
+  pixels[..., 1] = np.linspace(0, 255, height)[:, None]
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, kind, quality=95)
+  return Image.open(file)
+
+
+def test_a_crop_is_a_box_of_the_picture_resized_with_its_area_filtered():
+  """A box of whole pixels, found from its corners, and averaged down by 2 and more."""
+  noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+  picture = Image.fromarray(noise)
+  for seed in range(5):
+    box = views._random_box(160, 120, np.random.default_rng(seed), 0.3)
+    crop = functools.partial(views.random_resized_crop, size=12, smallest=0.3)
+    seen = np.asarray(crop(picture, np.random.default_rng(seed)), float)
+    left, top, right, bottom = box
+    down = triangles(bottom - top, 12) @ noise[top:bottom, left:right].reshape(
+      bottom - top, -1
+    )
+    expected = np.einsum(
+      "oi,hic->hoc", triangles(right - left, 12), down.reshape(12, right - left, 3)
+    )
+    inner = np.s_[1:-1, 1:-1]  # the edge sees pixels outside of the box
+    np.testing.assert_allclose(seen[inner], expected[inner], atol=1.5)
+
+
+def triangles(length, size):
+  """Weights f64[size,length] of bilinear resizing over all pixels that shrink to one.
+
+  The filter of torchvision's antialias=True: a triangle of twice the scale's width.
+  """
+  scale = length / size
+  centers = (np.arange(size)[:, None] + 0.5) * scale
+  distance = np.abs(np.arange(length) + 0.5 - centers) / max(scale, 1)
+  weights = np.maximum(1 - distance, 0)
+  return weights / weights.sum(1, keepdims=True)
+
+
+def test_boxes_have_the_areas_and_ratios_of_a_random_resized_crop():
+  rng = np.random.default_rng(0)
+  boxes = np.array([views._random_box(500, 375, rng, 0.2) for _ in range(2000)])
+  width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+  assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (500, 375)).all()
+  area, ratio = width * height / (500 * 375), width / height
+  assert 0.19 < area.min() < 0.22 and area.max() > 0.95
+  # Uniform where no box sticks out: below 9/16 of the area, the square of 3/4.
+  below = area[area < 0.55]
+  np.testing.assert_allclose(np.median(below), (0.2 + 0.55) / 2, atol=0.02)
+  assert 0.74 < ratio.min() < 0.78 and 1.3 < ratio.max() < 1.35
+  np.testing.assert_allclose(np.log(ratio[area < 0.55]).mean(), 0, atol=0.02)
+  assert boxes[:, 0].min() == 0 and boxes[:, 2].max() == 500  # they reach the edges
+
+
+@pytest.mark.parametrize(
+  ("size", "expected"), [((900, 30), (430, 0, 470, 30)), ((30, 900), (0, 430, 30, 470))]
+)
+def test_a_picture_too_narrow_for_any_box_gives_its_middle(size, expected):
+  assert views._random_box(*size, np.random.default_rng(0), 0.9) == expected
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_its_box_needs():
+  """A draft of it shows in the picture's size, and the same part is seen."""
+  for seed in range(4):
+    whole, large = photo(1600, 1200), photo(1600, 1200, "JPEG")
+    crop = functools.partial(views.random_resized_crop, size=200, smallest=0.5)
+    expected = np.asarray(crop(whole, np.random.default_rng(seed)), float)
+    seen = np.asarray(crop(large, np.random.default_rng(seed)), float)
+    np.testing.assert_allclose(seen, expected, atol=6)
+    assert large.width in (400, 800)
+    box = views._random_box(1600, 1200, np.random.default_rng(seed), 0.5)
+    assert (box[2] - box[0]) * large.width / 1600 >= 200
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_pictures_of_any_mode_are_cropped(mode):
+  cropped = views.random_resized_crop(
+    photo().convert(mode), np.random.default_rng(0), size=16
+  )
+  assert cropped.size == (16, 16) and cropped.mode == ("L" if mode == "L" else "RGB")
+  plain = views.random_resized_crop(photo(), np.random.default_rng(0), size=16)
+  if mode != "P":  # a palette has no place for all colours
+    want = np.asarray(plain.convert(cropped.mode), float)
+    np.testing.assert_allclose(np.asarray(cropped, float), want, atol=4)
