@@ -2,7 +2,9 @@
 
 Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458.
 Command: python -m experiments.train --config=configs/sop.py --workdir=runs/sop \
-  --config.images=FOLDER, which holds Stanford_Online_Products.zip or what it unpacks to
+  --config.images=FOLDER --config.weights=FILE
+  FOLDER holds Stanford_Online_Products.zip or what it unpacks to; FILE
+  is a ResNet-50 of torchvision or timm (.safetensors or .pth)
 Expected: Recall@1 .8310 with ResNet-50, says the paper; not verified here.
 Wall time: not run.
 
@@ -19,10 +21,17 @@ def get_config() -> Config:
     dataset="sop",
     image_size=224,
     channels=3,
-    view="crop_and_flip",
+    shorter_side=256,
+    view="photo",
     num_workers=8,
+    model="resnet50",
+    pooling="sum",
+    frozen_batch_norm=True,
+    compute_dtype="bfloat16",
     dim=512,
     learning_rate=1e-4,
+    backbone_learning_rate=1e-4,
+    frozen_backbone_fraction=0.025,  # one of 40 passes
     centers_learning_rate=1e-2,
     weight_decay=1e-4,
     # About 40 passes over the 53,600 images of the kept train classes.

@@ -95,9 +95,9 @@ def load_data(config: Config) -> Data:
     )
     folder.verify(train)
     folder.verify(test)
-  train, test = (
+  train, test, *gallery = (
     dataclasses.replace(examples, shorter_side=config.shorter_side)
-    for examples in (train, test)
+    for examples in (train, test, *gallery)
   )
   train, validation = hold_out_classes(
     train, config.validation_fraction, seed=config.seed

@@ -15,6 +15,10 @@ from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.
 SMALL = {
+  "model": "glyph_net",
+  "backbone_learning_rate": "none",
+  "frozen_backbone_fraction": 0,
+  "shorter_side": 36,
   "image_size": 32,
   "channels": 1,
   "num_workers": 0,
