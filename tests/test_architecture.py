@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
   {"labels"},
   {"centers"},
-  {"losses.proxy", "losses.center", "losses"},
+  {"losses.proxy", "losses.center", "losses.contex", "losses"},
   {"streaming"},
   {"retrieval"},
   {"objectives"},
