@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from ccl_jax import centers, losses, streaming
+from ccl_jax.labels import drop_padding, mask_loss
 
 # (embeddings [B,D], labels [B], class vectors [K,D]) -> loss [B]
 ClassLoss = Callable[[Array, Array, Array], Array]
@@ -115,6 +117,44 @@ def with_trained_centers(loss: ClassLoss, num_classes: int, dim: int) -> Objecti
 
   def apply(params, state, embeddings, batch):
     return loss(embeddings, batch["label"], params["centers"]), state
+
+  return Objective(init, apply)
+
+
+def without_state(
+  loss: Callable[[Array, Mapping[str, Any]], Float[Array, " B"]],
+) -> Objective:
+  """A loss over the rows of a batch alone, which learns and remembers nothing.
+
+  Args:
+    loss: `(embeddings [B,D], batch) -> [B]`.
+  """
+
+  def apply(params, state, embeddings, batch):
+    del params
+    return loss(embeddings, batch), state
+
+  return Objective(lambda key: ({}, {}), apply)
+
+
+def with_classifier(num_classes: int, dim: int) -> Objective:
+  """Cross-entropy of a linear classifier, with a bias, over embeddings of any length.
+
+  Args:
+    num_classes: K.
+    dim: D.
+  """
+
+  def init(key):
+    kernel = jax.random.normal(key, (dim, num_classes)) / dim**0.5
+    return {"kernel": kernel, "bias": jnp.zeros(num_classes)}, {}
+
+  def apply(params, state, embeddings, batch):
+    labels = batch["label"]
+    logits = drop_padding(embeddings, labels) @ params["kernel"] + params["bias"]
+    own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    values = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * own, axis=-1)
+    return mask_loss(values, labels, num_classes), state
 
   return Objective(init, apply)
 

@@ -16,13 +16,18 @@ ROWS = [
   {"streaming"},
   {"retrieval"},
   {"objectives"},
-  {"models", "models.glyph_net"},
+  {"probe"},
+  {"models", "models.glyph_net", "models.projection"},
   {
     "data",
     "data.views",
     "data.examples",
     "data.glyphs",
     "data.folder",
+    "data.tfds_images",
+    "data.biased_mnist",
+    "data.utkface",
+    "data.biased_glyphs",
     "data.pipeline",
   },
   {"optim"},
@@ -35,6 +40,7 @@ ROWS = [
 # Which third-party packages a room may use; every room may use the standard library.
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
+  "probe": LIGHT | {"optax", "sklearn", "threadpoolctl"},
   "models": {"jax", "jaxtyping", "flax"},
   "data": {
     "absl",

@@ -41,6 +41,9 @@ class Examples:
     image_size: images of another size are resized until their shorter side has it
       and cut to the central square; None leaves them as they are.
     channels: 1 (grey) or 3 (RGB).
+    bias: i32[N] or None, an attribute that may stand in for the label without being
+      it, as the colour of a background; never part of a batch.
+    bias_names: of the values of `bias`.
   """
 
   source: Source
@@ -49,6 +52,8 @@ class Examples:
   class_names: tuple[str, ...]
   image_size: int | None = None
   channels: int = 3
+  bias: np.ndarray | None = None
+  bias_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.channels not in (1, 3):
@@ -57,6 +62,11 @@ class Examples:
       raise ValueError(
         f"indices {self.indices.shape} and labels {self.labels.shape}: give two"
         " vectors of one length"
+      )
+    if self.bias is not None and self.bias.shape != self.labels.shape:
+      raise ValueError(
+        f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
+        " attribute for each example"
       )
 
   @property
@@ -132,13 +142,50 @@ class Examples:
     """The examples of some classes, in order; `classes[i]` becomes class i."""
     places = np.full(self.num_classes, -1, np.int32)
     places[classes] = np.arange(len(classes))
-    rows = np.flatnonzero(places[self.labels] >= 0)
+    kept = self.rows(np.flatnonzero(places[self.labels] >= 0))
+    return dataclasses.replace(
+      kept,
+      labels=places[kept.labels],
+      class_names=tuple(self.class_names[c] for c in classes),
+    )
+
+  def rows(self, rows: np.ndarray) -> "Examples":
+    """Some of the examples i64[n], of the same classes."""
     return dataclasses.replace(
       self,
       indices=self.indices[rows],
-      labels=places[self.labels[rows]],
-      class_names=tuple(self.class_names[c] for c in classes),
+      labels=self.labels[rows],
+      bias=None if self.bias is None else self.bias[rows],
     )
+
+
+def hold_out_images(
+  examples: Examples, fraction: float, *, seed: int
+) -> tuple[Examples, Examples | None]:
+  """Splits validation images off, where train and test images share their classes.
+
+  Args:
+    examples: train examples.
+    fraction: of the images to hold out; round(fraction * N) of them. 0 holds none.
+    seed: of the permutation of the images.
+
+  Returns:
+    (kept, held out), each of all classes; held out is None at fraction 0.
+
+  Raises:
+    ValueError: fewer than two images on a side.
+  """
+  if fraction == 0:
+    return examples, None
+  total = len(examples)
+  held = round(fraction * total)
+  if not 2 <= held <= total - 2:
+    raise ValueError(
+      f"fraction {fraction} of {total} images holds out {held} and keeps"
+      f" {total - held}: both sides need at least 2; change the fraction, or give 0"
+    )
+  order = np.random.default_rng(seed).permutation(total)
+  return examples.rows(np.sort(order[held:])), examples.rows(np.sort(order[:held]))
 
 
 def hold_out_classes(

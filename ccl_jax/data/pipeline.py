@@ -12,7 +12,8 @@ from absl import flags
 from ccl_jax.data.examples import Decoded, Examples
 from ccl_jax.data.views import View
 
-Batch = dict[str, np.ndarray]  # {"image": u8[B,H,W,C], "label": i32[B]}
+# {"image": u8[B,H,W,C], "label": i32[B]}, and "example": i32[B] in training
+Batch = dict[str, np.ndarray]
 
 
 def train_batches(
@@ -21,6 +22,7 @@ def train_batches(
   batch_size: int,
   seed: int,
   view: View | None = None,
+  num_views: int = 1,
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -32,21 +34,24 @@ def train_batches(
 
   Args:
     examples: what to train on.
-    batch_size: rows of the global batch.
+    batch_size: images of the global batch.
     seed: of the order and of the views.
     view: applied to the images of each batch; see `views`. None leaves them.
+    num_views: V; each image takes V rows of the batch, side by side, and each row its
+      own draw of the view.
     num_workers: processes that read and decode; 0 works in threads of this process.
     process_index: of this process among those that share a batch.
     process_count: how many do. Process p gets its p-th part, batch_size //
-      process_count rows: together exactly the batch of a single process.
+      process_count images: together exactly the batch of a single process.
 
   Returns:
-    A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. `iter` of it has `get_state`
-    and `set_state`, to go on in the middle of an epoch.
+    A dataset of {"image": u8[b,H,W,C], "label": i32[b], "example": i32[b]}, where
+    `example` is the place of the row's image in `examples`. `iter` of it has
+    `get_state` and `set_state`, to go on in the middle of an epoch.
 
   Raises:
-    ValueError: a batch larger than the data or not divisible by the processes, or a
-      label outside of 0..K-1.
+    ValueError: a batch larger than the data or not divisible by the processes, a label
+      outside of 0..K-1, or several views where there is no view to draw.
   """
   if not 0 < batch_size <= len(examples):
     raise ValueError(
@@ -64,13 +69,19 @@ def train_batches(
       f"process_index is {process_index} of {process_count} processes: give 0 to"
       f" {process_count - 1}"
     )
+  if num_views < 1 or (num_views > 1 and view is None):
+    raise ValueError(
+      f"num_views is {num_views} with view {view}: give 1 or more, and a view where"
+      " there are several, or they would all be the same"
+    )
   _check_labels(examples)
   share = batch_size // process_count
   rows = slice(process_index * share, (process_index + 1) * share)
   steps = grain.MapDataset.range(sys.maxsize).seed(seed)
-  dataset = steps.map(_Load(examples, seed, batch_size, rows))
+  dataset = steps.map(_Load(examples, seed, batch_size, rows, num_views))
   if view is not None:
-    dataset = dataset.random_map(_View(view, batch_size, rows))
+    seen = slice(rows.start * num_views, rows.stop * num_views)
+    dataset = dataset.random_map(_View(view, batch_size * num_views, seen))
   batches = _prefetched(dataset, examples)
   if num_workers == 0:
     return batches
@@ -131,10 +142,14 @@ class _Load:
   seed: int
   batch_size: int
   rows: slice
+  num_views: int
 
   def __call__(self, step: int) -> Batch:
-    order = _order(self.seed, step, self.batch_size, len(self.examples))
-    return self.examples.take(order[self.rows])
+    order = _order(self.seed, step, self.batch_size, len(self.examples))[self.rows]
+    batch = self.examples.take(order) | {"example": order.astype(np.int32)}
+    if self.num_views == 1:
+      return batch
+    return {name: rows.repeat(self.num_views, axis=0) for name, rows in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -108,6 +108,91 @@ def crop_and_flip(
   return flip(affine(images, matrices), rng)
 
 
+def jitter(
+  images: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  brightness: float = 0.4,
+  contrast: float = 0.4,
+  saturation: float = 0.4,
+  hue: float = 0.1,
+  probability: float = 0.8,
+) -> np.ndarray:
+  """Changes the colours of some images, each by its own draws in its own order.
+
+  The defaults are those of SimCLR's followers (SupCon, ConTeX), and a factor means what
+  it means in torchvision's ColorJitter.
+
+  Args:
+    images: u8[B,H,W,3].
+    rng: source of the draws.
+    brightness: the image is multiplied by 1 +- at most this.
+    contrast: its distance from its mean grey likewise.
+    saturation: its distance from its own grey likewise.
+    hue: turned by at most this part of the circle of colours, either way.
+    probability: with which an image is changed.
+  """
+  strength = np.array([brightness, contrast, saturation, hue])
+  draws = strength * rng.uniform(-1, 1, size=(len(images), 4))
+  order = rng.random(size=(len(images), 4)).argsort(axis=1)
+  changed = rng.random(size=(len(images),)) < probability
+  x = images.astype(np.float32)
+  for turn in range(4):
+    for kind, change in enumerate((_brighten, _contrast, _saturate, _turn_hue)):
+      rows = np.flatnonzero(changed & (order[:, turn] == kind))
+      amount = draws[rows, kind].astype(np.float32)[:, None, None]
+      x[rows] = np.clip(change(x[rows], amount), 0, 255)
+  return (x + 0.5).astype(np.uint8)
+
+
+def grey(
+  images: np.ndarray, rng: np.random.Generator, *, probability: float = 0.2
+) -> np.ndarray:
+  """Takes the colour out of some u8[H,W,3], each with the same probability."""
+  rows = np.flatnonzero(rng.random(size=(len(images),)) < probability)
+  found = images.copy()
+  found[rows] = (_luma(images[rows].astype(np.float32)) + 0.5).astype(np.uint8)[
+    ..., None
+  ]
+  return found
+
+
+def _luma(x: np.ndarray) -> np.ndarray:
+  """Grey f32[B,H,W] of colours, by the weights of ITU-R BT.601."""
+  return x @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def _brighten(x, amount):
+  return x * (1 + amount[..., None])
+
+
+def _contrast(x, amount):
+  mean = _luma(x).mean(axis=(1, 2))[:, None, None, None]
+  return mean + (x - mean) * (1 + amount[..., None])
+
+
+def _saturate(x, amount):
+  own = _luma(x)[..., None]
+  return own + (x - own) * (1 + amount[..., None])
+
+
+def _turn_hue(x, amount):
+  """Turns the hue of HSV; saturation and value stay."""
+  highest, lowest = x.max(axis=-1), x.min(axis=-1)
+  spread = highest - lowest
+  red, green, blue = np.moveaxis(x, -1, 0)
+  # Sixths of the circle, from red over green and blue.
+  hue = np.where(
+    highest == red,
+    green - blue,
+    np.where(highest == green, blue - red + 2 * spread, red - green + 4 * spread),
+  ) / np.maximum(spread, 1e-6)
+  hue = hue + 6 * amount
+  # A channel is the highest near its own hue, the lowest beyond two sixths of it.
+  channels = [np.clip(np.abs((hue - at) % 6 - 3) - 1, 0, 1) for at in (0, 2, 4)]
+  return highest[..., None] - spread[..., None] * (1 - np.stack(channels, axis=-1))
+
+
 def warp_matrices(
   rotation: np.ndarray, log_scale: np.ndarray, shear: np.ndarray, shift: np.ndarray
 ) -> np.ndarray:

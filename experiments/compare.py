@@ -1,0 +1,146 @@
+"""Trains a table of configs over several seeds, stores each result, and prints it.
+
+  python -m experiments.compare --config=configs/biased_glyphs.py \\
+    --results=experiments/results/biased_glyphs
+
+The config file defines `get_comparison() -> {(row, column): Config}`. Each run leaves a
+JSON file of its config, metrics and versions; a run whose file is there is not done
+again, so the same command goes on where it was stopped. With --table-only, the table is
+made from these files alone, without training: means and 95% intervals over the seeds.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.base import Config
+from experiments import command_line
+from experiments.command_line import InputError, exit_on_bad_input
+
+Cell = tuple[str, str]  # row, column
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = command_line.parser("compare", __doc__ or "")
+  parser.add_argument("--config", required=True, help="a file with get_comparison")
+  parser.add_argument("--results", required=True, type=Path, help="folder of the JSON")
+  parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
+  parser.add_argument("--metric", default="probe unbiased", help="what the table shows")
+  parser.add_argument("--table-only", action="store_true", help="train nothing")
+  args = parser.parse_args(argv)
+  with exit_on_bad_input():
+    comparison = command_line.load_module(args.config).get_comparison()
+    if not args.table_only:
+      train_missing(comparison, args.results, args.seeds)
+    results = read(args.results)
+    print(table(results, args.metric))
+
+
+def train_missing(comparison: Mapping[Cell, Config], folder: Path, seeds: int) -> None:
+  """Trains what has no result yet; a seed of every cell before the next seed."""
+  for seed, (cell, config) in itertools.product(range(seeds), comparison.items()):
+    config = dataclasses.replace(config, seed=seed)
+    path = folder / f"{_slug(' '.join(cell))}_seed_{seed}.json"
+    if path.exists():
+      _check_same(path, config)
+      continue
+    result = {"row": cell[0], "column": cell[1], "seed": seed, **run(config)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    unfinished.replace(path)
+    print(f"{path}: {result['seconds']} s", flush=True)
+
+
+def run(config: Config) -> dict[str, Any]:
+  """One run from start to test metrics, without checkpoints or a report."""
+  # Slow to import, and not needed for a table.
+  from experiments import assemble
+  from experiments.train import versions
+
+  start = time.perf_counter()
+  data = assemble.load_data(config)
+  parts = assemble.make_run(config, data)
+  batches = assemble.train_batches(config, data.train)
+  state = parts.placement.put_state(parts.init_state())
+  step = parts.placement.compile_step(parts.train_step)
+  metrics: dict[str, Any] = {}
+  for batch in itertools.islice(batches, config.steps):
+    state, metrics = step(state, parts.placement.put_batch(batch))
+  loss = float(parts.placement.one_copy(metrics)["loss"])
+  if not math.isfinite(loss):
+    raise ValueError(f"the loss ended as {loss}: lower the learning rate")
+  found = assemble.test(config, parts.embed, parts.placement.one_copy(state), data)
+  return {
+    "metrics": {"loss": loss, **found.metrics},
+    "steps": config.steps,
+    "seconds": round(time.perf_counter() - start, 1),
+    "versions": versions(),
+    "config": dataclasses.asdict(config),
+  }
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+  """All stored results of a folder."""
+  paths = sorted(folder.glob("*.json"))
+  if not paths:
+    raise InputError(f"{folder} holds no results; run without --table-only first")
+  return [json.loads(path.read_text()) for path in paths]
+
+
+def table(results: Sequence[Mapping[str, Any]], metric: str) -> str:
+  """A Markdown table: mean +- half of the 95% interval (Student's t) over the seeds."""
+  cells: dict[Cell, list[float]] = {}
+  for result in sorted(results, key=lambda r: r["seed"]):
+    if metric not in result["metrics"]:
+      known = ", ".join(result["metrics"])
+      raise InputError(f"--metric={metric}: the results hold {known}")
+    cells.setdefault((result["row"], result["column"]), []).append(
+      result["metrics"][metric]
+    )
+  rows, columns = (
+    [*dict.fromkeys(parts)] for parts in zip(*sorted(cells), strict=True)
+  )
+  lines = [f"| {metric} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+  for row in rows:
+    shown = [interval(cells[row, c]) if (row, c) in cells else "" for c in columns]
+    lines.append(f"| {row} | {' | '.join(shown)} |")
+  return "\n".join(lines)
+
+
+def interval(values: Sequence[float]) -> str:
+  """`.612 +- .034`; a single value alone, with how many there are where not 5."""
+  from scipy import stats  # comes with scikit-learn
+
+  mean = f"{statistics.mean(values):.3f}"
+  if len(values) == 1:
+    return mean
+  deviation = statistics.stdev(values) / math.sqrt(len(values))
+  return f"{mean} ± {stats.t.ppf(0.975, len(values) - 1) * deviation:.3f}"
+
+
+def _check_same(path: Path, config: Config) -> None:
+  stored, asked = json.loads(path.read_text())["config"], _as_json(config)
+  differing = sorted(k for k in asked if stored.get(k) != asked[k])
+  # Where the data lie is no part of what was run.
+  if set(differing) - {"data_dir"}:
+    raise InputError(f"{path} is of another config, in {differing}: remove it")
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+  return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _slug(text: str) -> str:
+  return re.sub(r"[^a-z0-9.]+", "_", text.lower())
+
+
+if __name__ == "__main__":
+  main()
