@@ -43,7 +43,7 @@ def linear(
   with warnings.catch_warnings(), threadpool_limits(1):
     warnings.simplefilter("ignore", ConvergenceWarning)
     model.fit(scale(features), labels)
-  return model.predict(scale(queries)).astype(labels.dtype)
+  return np.asarray(model.predict(scale(queries)), labels.dtype)
 
 
 def linear_as_published(

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -305,6 +305,15 @@ def _probe(
       metrics |= {f"{name} {part}": value for part, value in parts.items()}
       cells = found if name == "probe" else cells
   return metrics, cells
+
+
+def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
+  """Accuracy by class and attribute, as JSON: None where there is no image."""
+  return {
+    "classes": list(examples.class_names),
+    "attributes": list(examples.bias_names),
+    "accuracy": [[None if np.isnan(x) else float(x) for x in row] for row in cells],
+  }
 
 
 def class_centers(state: step.TrainState) -> np.ndarray | None:

@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = assemble.load_data(config)
     examples = data.test if args.split == "test" else data.validation
     if examples is None:
-      raise ValueError("the run holds out no validation classes: its fraction is 0")
+      raise ValueError("the run holds out nothing to validate on: its fraction is 0")
   embed = assemble.make_embed(config)
-  metrics = assemble.score(config, *embed(state, examples))
+  metrics = assemble.test(config, embed, state, data, examples).metrics
   print(json.dumps({"split": args.split, "step": int(state.step), **metrics}))
 
 

@@ -39,13 +39,16 @@ def write_report(
   embeddings: np.ndarray,
 ) -> None:
   """Writes report.html; `embeddings` are those of the test examples, in order."""
+  centers = assemble.class_centers(state)
+  cells = result.get("cells")
   report.write_report(
     rundir / workdir.REPORT,
     config=dataclasses.asdict(config),
     events=events,
     result=result,
     queries=neighbours_of(data.test, embeddings),
-    centers=map_of(data.train, assemble.class_centers(state)),
+    centers=None if centers is None else map_of(data.train, centers),
+    cells=None if cells is None else report.Cells(**cells),
   )
 
 

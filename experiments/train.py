@@ -1,4 +1,4 @@
-"""Trains, evaluates on classes never seen in training, and writes a report.
+"""Trains, evaluates on classes or images never seen in training, and writes a report.
 
   python -m experiments.train --config=configs/glyphs.py --workdir=runs/glyphs
 
@@ -73,9 +73,8 @@ def train(config: Config, folder: Path) -> None:
           eval_every=config.eval_every,
           checkpoint_every=config.checkpoint_every,
         )
-        embeddings, labels = run.embed(state, data.test)
-        metrics = assemble.score(config, embeddings, labels)
-        log.write("test", config.steps, metrics)
+        tested = assemble.test(config, run.embed, state, data)
+        log.write("test", config.steps, tested.metrics)
   except NonFiniteLoss as error:
     command_line.fail(str(error), code=1)
   except Stopped as stop:
@@ -83,7 +82,7 @@ def train(config: Config, folder: Path) -> None:
     sys.exit(128 + stop.signal_number)
 
   result = {
-    **metrics,
+    **tested.metrics,
     "steps": config.steps,
     "seconds": log.seconds,
     "classes": {
@@ -93,7 +92,9 @@ def train(config: Config, folder: Path) -> None:
     },
     "versions": versions(),
   }
-  show.write_report(folder, config, log.events, result, data, state, embeddings)
+  if tested.cells is not None:
+    result["cells"] = assemble.describe_cells(data.test, tested.cells)
+  show.write_report(folder, config, log.events, result, data, state, tested.embeddings)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 
