@@ -54,9 +54,7 @@ class Config:
   rho: float = 0.99  # biased_glyphs, biased_mnist: how often the colour tells the class
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # grey or RGB
-  validation_fraction: float = (
-    0.1  # of the train classes (images, with a probe) held out
-  )
+  validation_fraction: float = 0.1  # of the train classes (or images) held out
   view: ViewName = "warp"  # random change of an image; simclr: crop, flip, jitter, grey
   views: int = 1  # V, rows that each image takes of a batch, each its own random change
   num_workers: int = 0  # processes that decode images; 0: threads of this one

@@ -37,26 +37,41 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with exit_on_bad_input():
     comparison = command_line.load_module(args.config).get_comparison()
-    if not args.table_only:
-      train_missing(comparison, args.results, args.seeds)
-    results = read(args.results)
-    print(table(results, args.metric))
+    missing = find_missing(comparison, args.results, args.seeds)
+  if not args.table_only:
+    for path, ids, config in missing:
+      store(path, ids | run(config))
+  with exit_on_bad_input():
+    print(table(read(args.results), args.metric))
 
 
-def train_missing(comparison: Mapping[Cell, Config], folder: Path, seeds: int) -> None:
-  """Trains what has no result yet; a seed of every cell before the next seed."""
+def find_missing(
+  comparison: Mapping[Cell, Config], folder: Path, seeds: int
+) -> list[tuple[Path, dict[str, Any], Config]]:
+  """Where each run without a result will go; a seed of every cell before the next.
+
+  Raises:
+    InputError: if a result is there and of another config.
+  """
+  missing = []
   for seed, (cell, config) in itertools.product(range(seeds), comparison.items()):
     config = dataclasses.replace(config, seed=seed)
     path = folder / f"{_slug(' '.join(cell))}_seed_{seed}.json"
     if path.exists():
       _check_same(path, config)
-      continue
-    result = {"row": cell[0], "column": cell[1], "seed": seed, **run(config)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(result, indent=1) + "\n")
-    unfinished.replace(path)
-    print(f"{path}: {result['seconds']} s", flush=True)
+    else:
+      ids = {"row": cell[0], "column": cell[1], "seed": seed}
+      missing.append((path, ids, config))
+  return missing
+
+
+def store(path: Path, result: dict[str, Any]) -> None:
+  """Writes a result whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.with_suffix(".tmp")
+  unfinished.write_text(json.dumps(result, indent=1) + "\n")
+  unfinished.replace(path)
+  print(f"{path}: {result['seconds']} s", flush=True)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -116,7 +131,7 @@ def table(results: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def interval(values: Sequence[float]) -> str:
-  """`.612 +- .034`; a single value alone, with how many there are where not 5."""
+  """`0.612 ± 0.034`; a single value stands alone."""
   from scipy import stats  # comes with scikit-learn
 
   mean = f"{statistics.mean(values):.3f}"

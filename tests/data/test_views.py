@@ -1,10 +1,12 @@
 """Training views against per-image loops, and as functions of their generator."""
 
+import colorsys
 import functools
 import math
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 
 from ccl_jax.data import views
 
@@ -136,3 +138,69 @@ def test_a_crop_stays_inside_and_covers_its_area():
   seen = views.crop_and_flip(ramp, np.random.default_rng(0), smallest=0.25).astype(int)
   spans = (np.abs(seen[:, 0, -1, 0] - seen[:, 0, 0, 0]) + 1) / 64
   assert math.sqrt(0.25 * 3 / 4) - 0.04 < spans.min() < 0.6 and 0.9 < spans.max() <= 1
+
+
+class Fixed(np.random.Generator):
+  """Draws the same for every image, as a test asks; the order is as it comes."""
+
+  def __init__(self, change, order=(0, 1, 2, 3), changed=0.0):
+    super().__init__(np.random.PCG64(0))
+    self.change, self.order, self.changed = change, order, changed
+
+  def uniform(self, low, high, size):
+    return np.broadcast_to(self.change, size)
+
+  def random(self, size):
+    # The operation that a turn takes is where the sorted numbers lie.
+    drawn = np.argsort(self.order) / 4 if len(size) > 1 else self.changed
+    return np.broadcast_to(drawn, size)
+
+
+def test_jitter_of_one_kind_equals_pillow():
+  """At full strength 0.4, either way, beside Pillow's own enhancers."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (3, 8, 8, 3), np.uint8)
+  kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+  for kind, enhance in enumerate(kinds):
+    for sign in (-1, 1):
+      found = views.jitter(images, Fixed(sign * np.eye(4)[kind]))
+      for image, one in zip(images, found, strict=True):
+        expected = np.asarray(enhance(Image.fromarray(image)).enhance(1 + 0.4 * sign))
+        # Pillow rounds its greys to whole numbers first.
+        assert np.abs(one.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("turn", [-1.0, -0.3, 0.6])
+def test_jitter_of_hue_turns_the_circle_of_colours(turn):
+  images = np.random.default_rng(1).integers(0, 256, (2, 4, 4, 3), np.uint8)
+  images[0, 0] = 77  # grey has no hue, and stays
+  found = views.jitter(images, Fixed(turn * np.eye(4)[3]))
+  for pixel, one in zip(images.reshape(-1, 3), found.reshape(-1, 3), strict=True):
+    hue, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255))
+    expected = colorsys.hsv_to_rgb((hue + 0.1 * turn) % 1, saturation, value)
+    np.testing.assert_allclose(one, 255 * np.array(expected), atol=0.51)
+
+
+def test_jitter_goes_by_the_order_drawn_and_leaves_some_images():
+  images = np.full((1, 2, 2, 3), 200, np.uint8)
+  images[0, 0] = 20
+  change = np.array([1.0, -1.0, 0, 0])
+  # 200 * 1.4 is cut to 255 before the contrast shrinks, and is not after it.
+  mean = (255 + 28) / 2
+  early = views.jitter(images, Fixed(change))
+  assert abs(early[0, 1, 0, 0] - (mean + 0.6 * (255 - mean))) <= 1
+  late = views.jitter(images, Fixed(change, order=(1, 0, 2, 3)))
+  assert abs(late[0, 1, 0, 0] - 1.4 * (110 + 0.6 * 90)) <= 1
+  np.testing.assert_array_equal(
+    views.jitter(images, Fixed(change, changed=0.8)), images
+  )
+
+
+def test_grey_takes_the_colour_out_of_a_fifth():
+  images = np.random.default_rng(2).integers(0, 256, (2000, 2, 2, 3), np.uint8)
+  found = views.grey(images, np.random.default_rng(3))
+  grey = (found == found[..., :1]).all(axis=(1, 2, 3))
+  assert 0.17 < grey.mean() < 0.23
+  np.testing.assert_array_equal(found[~grey], images[~grey])
+  expected = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in images])
+  assert np.abs(found[grey][..., 0].astype(int) - expected[grey]).max() <= 1
