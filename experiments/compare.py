@@ -142,10 +142,11 @@ def interval(values: Sequence[float]) -> str:
 
 
 def _check_same(path: Path, config: Config) -> None:
-  stored, asked = json.loads(path.read_text())["config"], _as_json(config)
-  differing = sorted(k for k in asked if stored.get(k) != asked[k])
-  # Where the data lie is no part of what was run.
-  if set(differing) - {"data_dir"}:
+  # A field that came later had its default before, and where the data lie is no part
+  # of what was run.
+  stored = _as_json(Config()) | json.loads(path.read_text())["config"]
+  asked = _as_json(config)
+  if differing := sorted(k for k in asked if stored[k] != asked[k] and k != "data_dir"):
     raise InputError(f"{path} is of another config, in {differing}: remove it")
 
 
