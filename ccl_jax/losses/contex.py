@@ -90,7 +90,7 @@ def supcon(
     https://arxiv.org/abs/2004.11362
   """
   pairs = _pairs(embeddings, labels, None, temperature, axis_name)
-  all_others = _log_sum(pairs.similarities, pairs.others)
+  all_others = _log_sum(pairs, pairs.others)
   values = _pull(pairs.similarities, pairs.positives, all_others)
   values = _spread(values, pairs.positives.any(axis=1), labels, axis_name)
   return temperature / base_temperature * values
@@ -140,7 +140,7 @@ def contex(
     2025, https://arxiv.org/abs/2512.02152, and the authors' code (`losses.py`)
   """
   pairs = _pairs(embeddings, labels, images, temperature, axis_name)
-  negatives = _log_sum(pairs.similarities, pairs.negatives)
+  negatives = _log_sum(pairs, pairs.negatives)
   by_class = _pull(pairs.similarities, pairs.positives, negatives, clamp=clamp)
   both = pairs.positives.any(axis=1) & pairs.negatives.any(axis=1)
   by_class = _spread(by_class, both, labels, axis_name)
@@ -185,13 +185,9 @@ def _pairs(embeddings, labels, images, temperature, axis_name) -> _Pairs:
   )
 
 
-def _log_sum(
-  similarities: Float[Array, "N M"], taken: Bool[Array, "N M"]
-) -> Float[Array, " N"]:
-  """Log of the summed exponentials of a row; arbitrary where nothing is taken."""
-  # A row without any takes them all: its value is dropped, and its gradient is finite.
-  taken = taken | ~taken.any(axis=1, keepdims=True)
-  return jax.nn.logsumexp(similarities, axis=1, where=taken)
+def _log_sum(pairs: _Pairs, taken: Bool[Array, "N M"]) -> Float[Array, " N"]:
+  """Log of the summed exponentials of a row; -inf, which is dropped later, of none."""
+  return jax.nn.logsumexp(pairs.similarities, axis=1, where=taken)
 
 
 def _pull(
@@ -210,7 +206,7 @@ def _pull(
 
 
 def _views_apart(pairs: _Pairs, labels, axis_name) -> Float[Array, " N"]:
-  all_others = _log_sum(pairs.similarities, pairs.others)
+  all_others = _log_sum(pairs, pairs.others)
   values = _pull(pairs.similarities, pairs.views, all_others)
   return _spread(values, pairs.views.any(axis=1), labels, axis_name)
 
