@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--results", required=True, type=Path, help="folder of the JSON")
   parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
   parser.add_argument("--metric", default="probe unbiased", help="what the table shows")
+  parser.add_argument("--minus", help="a row to take from the others, seed by seed")
   parser.add_argument("--table-only", action="store_true", help="train nothing")
   args = parser.parse_args(argv)
   with exit_on_bad_input():
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path, ids, config in missing:
       store(path, ids | run(config))
   with exit_on_bad_input():
-    print(table(read(args.results), args.metric))
+    print(table(read(args.results), args.metric, args.minus))
 
 
 def find_missing(
@@ -110,23 +111,38 @@ def read(folder: Path) -> list[dict[str, Any]]:
   return [json.loads(path.read_text()) for path in paths]
 
 
-def table(results: Sequence[Mapping[str, Any]], metric: str) -> str:
-  """A Markdown table: mean +- half of the 95% interval (Student's t) over the seeds."""
-  cells: dict[Cell, list[float]] = {}
-  for result in sorted(results, key=lambda r: r["seed"]):
+def table(
+  results: Sequence[Mapping[str, Any]], metric: str, minus: str | None = None
+) -> str:
+  """A Markdown table: mean and half of the 95% interval (Student's t) over the seeds.
+
+  Args:
+    results: as stored.
+    metric: what to show.
+    minus: a row that is taken from the others, seed by seed.
+  """
+  cells: dict[Cell, dict[int, float]] = {}
+  for result in results:
     if metric not in result["metrics"]:
       known = ", ".join(result["metrics"])
       raise InputError(f"--metric={metric}: the results hold {known}")
-    cells.setdefault((result["row"], result["column"]), []).append(
-      result["metrics"][metric]
-    )
-  rows, columns = (
-    [*dict.fromkeys(parts)] for parts in zip(*sorted(cells), strict=True)
-  )
-  lines = [f"| {metric} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    by_seed = cells.setdefault((result["row"], result["column"]), {})
+    by_seed[result["seed"]] = result["metrics"][metric]
+  rows, columns = ([*dict.fromkeys(part)] for part in zip(*sorted(cells), strict=True))
+  if minus is not None and minus not in rows:
+    raise InputError(f"--minus={minus}: the rows are {', '.join(rows)}")
+  title = metric if minus is None else f"{metric}, minus {minus}"
+  lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
   for row in rows:
-    shown = [interval(cells[row, c]) if (row, c) in cells else "" for c in columns]
-    lines.append(f"| {row} | {' | '.join(shown)} |")
+    shown = []
+    for column in columns:
+      values = cells.get((row, column), {})
+      if minus is not None:
+        base = cells.get((minus, column), {})
+        values = {seed: values[seed] - base[seed] for seed in values.keys() & base}
+      shown.append(interval([*values.values()]) if values else "")
+    if row != minus:
+      lines.append(f"| {row} | {' | '.join(shown)} |")
   return "\n".join(lines)
 
 

@@ -172,6 +172,11 @@ def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
   assert [path.name for path in paths] == [
     f"{name}_easy_seed_{seed}.json" for name in ("one", "other") for seed in (0, 1)
   ]
+  # The other is ahead by .1 with each seed.
+  compare.main([*argv, "--table-only", "--minus=one"])
+  difference = capsys.readouterr().out.splitlines()[-3:]
+  assert difference[0] == "| recall@1, minus one | easy |"
+  assert difference[2] == "| other | 0.100 ± 0.000 |"
   # What is stored is believed, and only what is missing is trained.
   paths[3].unlink()
   compare.main([*argv, "--table-only"])
