@@ -2,6 +2,8 @@
 
 Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152; the data and
 all settings but the loss and its temperature are this project's own.
+Expected: unbiased accuracy .734 by the linear probe, .658 by ten neighbours.
+Wall time: 8 minutes on two loaded CPU cores, 3 minutes of CPU time.
 Command: python -m experiments.train --config=configs/biased_glyphs.py \
   --workdir=runs/biased_glyphs
 The table over losses and rho: python -m experiments.compare \
