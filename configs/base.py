@@ -107,9 +107,10 @@ class Config:
     for name in ("seed", "num_workers", "weight_decay", "depth"):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-    if min(self.widths) < 1 or min(self.projection, default=1) < 1:
+    if len(self.widths) != 2 or min(*self.widths, *self.projection, 1) < 1:
       raise ValueError(
-        f"widths={self.widths}, projection={self.projection}: expected 1 or more"
+        f"widths={self.widths}, projection={self.projection}: expected two widths, and"
+        " each 1 or more"
       )
     if self.views > 1 and self.view == "none":
       raise ValueError(
