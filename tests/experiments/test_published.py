@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import assemble, command_line, compare, evaluate, train
+from experiments import assemble, command_line, compare, evaluate, train, workdir
 from tests.data import stand_ins
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +119,13 @@ def test_evaluate_probes_again_and_on_held_out_images(finished, capsys):
   evaluate.main([f"--workdir={finished}", "--split=validation"])
   scores = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert 0 <= scores["probe unbiased"] <= 1
+
+
+def test_what_is_probed_lies_below_the_head(finished):
+  config = workdir.read_config(finished)
+  data, state = assemble.load_data(config), assemble.restore(finished)
+  features, _ = assemble.make_embed(config)(state, data.test)
+  assert config.projection == (8, 4) and features.shape == (40, 16)
 
 
 def test_a_probe_needs_the_train_classes_in_the_test(arguments, capsys):
