@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from ccl_jax import centers, losses, streaming
 from ccl_jax.class_mesh import ClassMesh
+from ccl_jax.labels import drop_padding, mask_loss
 
 # (embeddings [B,D], labels [B], class vectors [K,D], settings by name) -> loss [B]
 ClassLoss = Callable[..., Array]
@@ -185,6 +186,44 @@ def with_sampled_classes(
     values, inner = objective.apply(params, state["inner"], embeddings, batch)
     draws = draws | {"count": draws["count"] + 1}
     return values, {"inner": inner, "draws": draws}
+
+  return Objective(init, apply)
+
+
+def without_state(
+  loss: Callable[[Array, Mapping[str, Any]], Float[Array, " B"]],
+) -> Objective:
+  """A loss over the rows of a batch alone, which learns and remembers nothing.
+
+  Args:
+    loss: `(embeddings [B,D], batch) -> [B]`.
+  """
+
+  def apply(params, state, embeddings, batch):
+    del params
+    return loss(embeddings, batch), state
+
+  return Objective(lambda key: ({}, {}), apply)
+
+
+def with_classifier(num_classes: int, dim: int) -> Objective:
+  """Cross-entropy of a linear classifier, with a bias, over embeddings of any length.
+
+  Args:
+    num_classes: K.
+    dim: D.
+  """
+
+  def init(key):
+    kernel = jax.random.normal(key, (dim, num_classes)) / dim**0.5
+    return {"kernel": kernel, "bias": jnp.zeros(num_classes)}, {}
+
+  def apply(params, state, embeddings, batch):
+    labels = batch["label"]
+    logits = drop_padding(embeddings, labels) @ params["kernel"] + params["bias"]
+    own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    values = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * own, axis=-1)
+    return mask_loss(values, labels, num_classes), state
 
   return Objective(init, apply)
 

@@ -72,3 +72,32 @@ def adamw(
     return {"model": model, "objective": "objective"}
 
   return optax.partition(optimizers, groups)
+
+
+def sgd(
+  learning_rate: float,
+  centers_learning_rate: float,
+  *,
+  steps: int,
+  warmup_steps: int = 0,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+) -> optax.GradientTransformation:
+  """SGD with momentum, each group at its own rate; see `adamw` for the arguments.
+
+  The decay is added to the gradient, and reaches all of the model's parameters, as in
+  the code of SupCon and ConTeX.
+  """
+
+  def momentum_at(rate):
+    return optax.sgd(warmup_cosine(rate, steps, warmup_steps), momentum)
+
+  return optax.partition(
+    {
+      "model": optax.chain(
+        optax.add_decayed_weights(weight_decay), momentum_at(learning_rate)
+      ),
+      "objective": momentum_at(centers_learning_rate),
+    },
+    lambda params: {group: group for group in params},
+  )

@@ -57,6 +57,15 @@ class CenterMap:
 
 
 @dataclass(frozen=True)
+class Cells:
+  """Accuracy of the test images of each class that have an attribute."""
+
+  classes: Sequence[str]  # K
+  attributes: Sequence[str]  # A
+  accuracy: Sequence[Sequence[float | None]]  # [K][A]; None: no image
+
+
+@dataclass(frozen=True)
 class Match:
   """A found picture: its gallery index, class, cosine, and whether it is right."""
 
@@ -74,6 +83,7 @@ def write_report(
   result: Mapping[str, Any],
   queries: Neighbours | None = None,
   centers: CenterMap | None = None,
+  cells: Cells | None = None,
 ) -> None:
   """Writes a run's page: one HTML file without outside references.
 
@@ -86,12 +96,14 @@ def write_report(
       `steps`, `seconds`, `versions` (of the software).
     queries: test pictures with what they found.
     centers: trained class centers, for the map.
+    cells: accuracy by class and attribute, where there is one that may mislead.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
   parts = [
     _headline(name, result),
     _curves_section(events),
+    _cells_section(cells),
     _queries_section(queries),
     _map_section(centers),
     _numbers_section(config, result),
@@ -217,6 +229,29 @@ def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
   axes.plot(steps, speeds, color=_BLUE, linewidth=1.5)
   axes.set_ylim(0, 1.15 * np.nanmax(speeds[np.isfinite(speeds)]))
   axes.set_title("Images per second")
+  return figure
+
+
+def cells_figure(cells: Cells) -> Figure:
+  """Draws classes by attributes as squares, lighter where more images are right."""
+  values = np.array(cells.accuracy, float)  # None becomes NaN
+  rows, columns = values.shape
+  figure = Figure(figsize=(1.6 + 0.62 * columns, 1.1 + 0.45 * rows))
+  figure.set_layout_engine("constrained")
+  axes = figure.add_subplot()
+  drawn = axes.imshow(100 * values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+  axes.set_xticks(range(columns), cells.attributes, rotation=30, ha="right")
+  axes.set_yticks(range(rows), cells.classes)
+  axes.tick_params(colors=_INK, labelsize=9, length=0)
+  if values.size <= 200:  # more would not be legible
+    for (row, column), value in np.ndenumerate(values):
+      if np.isfinite(value):
+        color = "black" if value > 0.5 else "white"
+        text = f"{100 * value:.0f}"
+        axes.text(column, row, text, color=color, fontsize=8, ha="center", va="center")
+  bar = figure.colorbar(drawn, ax=axes, fraction=0.04)
+  bar.ax.tick_params(colors=_INK, labelsize=8)
+  bar.set_label("accuracy, %", color=_INK, fontsize=9)
   return figure
 
 
@@ -375,6 +410,12 @@ def _headline(name: str, result: Mapping[str, Any]) -> str:
   cards = [
     ("Recall@1", _percent(result.get("recall@1")), "test classes"),
     ("MAP@R", _percent(result.get("map@r")), "test classes"),
+  ]
+  if "probe accuracy" in result:
+    cards = [("Linear probe", _percent(result["probe accuracy"]), "test images")]
+  if "probe unbiased" in result:
+    cards.append(("Unbiased", _percent(result["probe unbiased"]), "mean over cells"))
+  cards += [
     ("Steps", _count(result.get("steps")), "of training"),
     ("Wall time", _duration(result.get("seconds")), "for the run"),
   ]
@@ -398,6 +439,20 @@ def _curves_section(events: Sequence[Mapping[str, Any]]) -> str:
   if not drawn:
     return ""
   return f"<section><h2>Curves</h2><div class='curves'>{drawn}</div></section>"
+
+
+def _cells_section(cells: Cells | None) -> str:
+  if cells is None:
+    return ""
+  alt = (
+    f"Accuracy of {len(cells.classes)} classes by {len(cells.attributes)} attributes"
+  )
+  return (
+    "<section><h2>Accuracy by class and attribute</h2><p>Of the linear probe, on test"
+    " images; classes from top to bottom, the attribute from left to right. Where the"
+    " attribute is what the model sees, only the cells that go together in training are"
+    f" right.</p><div class='map'>{_svg(cells_figure(cells), alt)}</div></section>"
+  )
 
 
 def _queries_section(neighbours: Neighbours | None, count: int = 10) -> str:

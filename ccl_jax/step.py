@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Key, Num, PyTree
 from ccl_jax.labels import mean_over_examples
 from ccl_jax.objectives import Objective
 
-Batch = Mapping[str, Any]  # {"image": [B, H, W, C], "label": [B]}
+# {"image": [B, H, W, C], "label": [B]}, and whatever else the objective reads
+Batch = Mapping[str, Any]
 
 
 @struct.dataclass
@@ -114,12 +115,16 @@ def make_train_step(
 
 
 def make_embed_step(
-  model: nn.Module,
+  model: nn.Module, method: str | None = None
 ) -> Callable[[TrainState, Any], Float[Array, "B D"]]:
-  """A pure step `(state, images [B, H, W, C]) -> [B, D]`, float32, for evaluation."""
+  """A pure step `(state, images [B, H, W, C]) -> [B, D]`, float32, for evaluation.
+
+  `method` names the model's method that embeds, where it is not the one that trains.
+  """
 
   def embed_step(state: TrainState, images):
     variables = {"params": state.params["model"], **state.model_state}
-    return jnp.asarray(model.apply(variables, images, train=False), jnp.float32)
+    embeddings = model.apply(variables, images, train=False, method=method)
+    return jnp.asarray(embeddings, jnp.float32)
 
   return embed_step

@@ -16,10 +16,34 @@ _COUNTS = (
   "eval_every",
   "checkpoint_every",
   "keep_checkpoints",
+  "views",
+  "neighbours",
 )
-DatasetName = Literal["glyphs", "folder", "cub", "cars", "sop", "inshop"]
-ViewName = Literal["none", "warp", "crop_and_flip", "photo", "photo_color"]
-LossName = Literal["center_contrastive", "normalized_softmax", "cosface"]
+DatasetName = Literal[
+  "glyphs",
+  "folder",
+  "cub",
+  "cars",
+  "sop",
+  "inshop",
+  "biased_glyphs",
+  "biased_mnist",
+  "tfds",
+  "utkface",
+]
+ViewName = Literal[
+  "none", "warp", "warp_and_grey", "crop_and_flip", "simclr", "photo", "photo_color"
+]
+LossName = Literal[
+  "center_contrastive",
+  "normalized_softmax",
+  "cosface",
+  "cross_entropy",
+  "nt_xent",
+  "supcon",
+  "contex",
+  "contex_p",
+]
 
 
 @dataclasses.dataclass
@@ -29,22 +53,32 @@ class Config:
   seed: int = 0  # of parameters, data order, views and held-out classes
 
   # Data.
-  dataset: DatasetName = "glyphs"  # embedded; or a folder of yours; or a benchmark
+  dataset: DatasetName = "glyphs"  # embedded, a folder of yours, or a known one
   data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
   fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
   images: str | None = None  # the root of class/image files, or a benchmark's archive
   classes: int | None = None  # benchmarks: so many of each split, for a trial; or all
+  tfds_name: str | None = None  # tfds: which dataset, as TFDS spells it
+  tfds_train: str = "train"  # tfds: the split that trains
+  tfds_test: str = "test"  # tfds: the split that tests
+  label: str = "label"  # tfds: the feature that is the class
+  bias: str | None = None  # tfds: an attribute that may stand in for the label
+  rho: float = 0.99  # biased_glyphs, biased_mnist: how often the colour tells the class
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # grey or RGB
-  validation_fraction: float = 0.1  # of the train classes, held out to tune on
+  validation_fraction: float = 0.1  # of the train classes (or images) held out
   shorter_side: int | None = None  # that pictures get before the central cut
   view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
   smallest_crop: float = 0.2  # photo: the least part of a picture's area
+  views: int = 1  # V, rows that each image takes of a batch, each its own random change
   num_workers: int = 0  # processes that decode images; 0: threads of this one
 
   # Model.
   model: Literal["glyph_net", "resnet18", "resnet50"] = "glyph_net"  # the network
   dim: int = 128  # D, length of an embedding
+  widths: tuple[int, int] = (96, 128)  # channels of glyph_net's first two layers
+  depth: int = 1  # residual 3 x 3 convolutions after them, the slow part on a CPU
+  projection: tuple[int, ...] = ()  # dense layers that only the loss sees, if any
   weights: str | None = None  # resnet: .safetensors or .pth file to start from
   pooling: Literal["average", "max", "sum"] = "average"  # resnet: over positions
   layer_norm: bool = False  # resnet: normalise pooled features before the embedding
@@ -58,10 +92,12 @@ class Config:
   scale: float = 16.0  # s; normalized_softmax: 1 / temperature
   margin: float = 0.2  # m, in units of cosine
   center_weight: float = 2.0  # lambda of the pull to the own center
+  temperature: float = 0.1  # tau of nt_xent, supcon and contex
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
 
-  # Optimizer: AdamW for the model, Adam for trained centers, warm-up and cosine.
+  # Optimizer: by default AdamW for the model, Adam for what the loss trains.
+  optimizer: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
   learning_rate: float = 3e-3  # peak, of the model
   backbone_learning_rate: float | None = None  # peak, of a resnet without its head
   frozen_backbone_fraction: float = 0.0  # of the steps, in which only the head learns
@@ -79,13 +115,21 @@ class Config:
   checkpoint_every: int = 500  # steps between checkpoints
   keep_checkpoints: int = 2  # how many of the newest stay
   recall_at: tuple[int, ...] = (1, 2, 4, 8)  # the K of Recall@K
+  probe: Literal["none", "lbfgs", "sgd"] = "none"  # of frozen features, by train images
+  neighbours: int = 10  # with a probe: of the k-nearest-neighbour accuracy
 
   def __post_init__(self):
     """Raises ValueError for a number that no run can use."""
     for name in _COUNTS:
       if getattr(self, name) < 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
-    for name in ("scale", "learning_rate", "centers_learning_rate", "smallest_crop"):
+    for name in (
+      "scale",
+      "temperature",
+      "learning_rate",
+      "centers_learning_rate",
+      "smallest_crop",
+    ):
       if not 0 < getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
     for name in (
@@ -94,19 +138,22 @@ class Config:
       "warmup_fraction",
       "frozen_backbone_fraction",
       "smallest_crop",
+      "rho",
     ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
-    for name in ("seed", "num_workers", "weight_decay", "class_shards"):
+    for name in ("seed", "num_workers", "weight_decay", "class_shards", "depth"):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     if not 0 < self.sample_rate <= 1:
       raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
     for name in ("weights", "backbone_learning_rate"):
-      if self.model == "glyph_net" and getattr(self, name) is not None:
+      if getattr(self, name) is None:
+        continue
+      if self.model == "glyph_net" or self.projection:
         raise ValueError(
-          f"{name}={getattr(self, name)}: model=glyph_net has no backbone; give"
-          " model=resnet50 or resnet18"
+          f"{name}={getattr(self, name)}: only model=resnet50 or resnet18 without a"
+          " projection has a backbone of its own"
         )
     if self.backbone_learning_rate is None and self.frozen_backbone_fraction:
       raise ValueError(
@@ -119,5 +166,18 @@ class Config:
           f"backbone_learning_rate={self.backbone_learning_rate}: expected a number"
           " above 0"
         )
+      if self.optimizer == "sgd":
+        raise ValueError(
+          f"backbone_learning_rate={self.backbone_learning_rate}: only adamw has it"
+        )
+    if len(self.widths) != 2 or min(*self.widths, *self.projection, 1) < 1:
+      raise ValueError(
+        f"widths={self.widths}, projection={self.projection}: expected two widths, and"
+        " each 1 or more"
+      )
+    if self.views > 1 and self.view == "none":
+      raise ValueError(
+        f"views={self.views} with view=none would all be the same: choose a view"
+      )
     if not self.recall_at or min(self.recall_at) < 1:
       raise ValueError(f"recall_at={self.recall_at}: expected integers of 1 or more")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,17 +18,33 @@ from ccl_jax import (
   class_mesh,
   clustering,
   loop,
+  losses,
   objectives,
   optim,
   placement,
+  probe,
   retrieval,
   step,
 )
 from ccl_jax.checkpoint import Checkpoints
-from ccl_jax.data import cars, cub, folder, glyphs, inshop, pipeline, sop, views
-from ccl_jax.data.examples import Examples, hold_out_classes
+from ccl_jax.data import (
+  biased_glyphs,
+  biased_mnist,
+  cars,
+  cub,
+  folder,
+  glyphs,
+  inshop,
+  pipeline,
+  sop,
+  tfds_images,
+  utkface,
+  views,
+)
+from ccl_jax.data.examples import Examples, hold_out_classes, hold_out_images
 from ccl_jax.models import import_torch, resnet
 from ccl_jax.models.glyph_net import GlyphNet
+from ccl_jax.models.projection import Projected
 from configs.base import Config
 from experiments import workdir
 
@@ -37,8 +53,8 @@ class Data(NamedTuple):
   """The images of a run, by the use that is made of them."""
 
   train: Examples
-  validation: Examples | None  # classes held out of the train classes
-  test: Examples  # classes that no choice was made on; where a gallery is, the queries
+  validation: Examples | None  # classes, or images, held out of the train ones
+  test: Examples  # that no choice was made on; where a gallery is, the queries
   gallery: Examples | None = None  # what they are searched in; None: among each other
 
 
@@ -70,41 +86,61 @@ def load_data(config: Config) -> Data:
   Raises:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
-  gallery: list[Examples] = []
-  if config.dataset == "glyphs":
-    train, test = glyphs.load(config.data_dir, fonts=config.fonts)
-  elif config.dataset in BENCHMARKS:
-    train, test, *gallery = BENCHMARKS[config.dataset].load(
-      config.data_dir,
-      images=config.images,
-      classes=config.classes,
-      image_size=config.image_size,
-      channels=config.channels,
-    )
-  else:
-    if config.images is None:
-      raise ValueError(
-        "dataset=folder needs images: add --config.images=FOLDER, which holds a "
-        "subfolder of images for each class"
-      )
-    train, test = folder.load(
-      config.images,
-      image_size=config.image_size,
-      channels=config.channels,
-      seed=config.seed,
-    )
-    folder.verify(train)
-    folder.verify(test)
   train, test, *gallery = (
     dataclasses.replace(examples, shorter_side=config.shorter_side)
-    for examples in (train, test, *gallery)
+    for examples in _load_splits(config)
   )
-  train, validation = hold_out_classes(
-    train, config.validation_fraction, seed=config.seed
-  )
+  if config.probe != "none" and train.class_names != test.class_names:
+    raise ValueError(
+      f"probe={config.probe} needs test images of the train classes: give --config."
+      "probe=none, or a dataset whose classes are the same in both"
+    )
+  hold_out = hold_out_classes if config.probe == "none" else hold_out_images
+  train, validation = hold_out(train, config.validation_fraction, seed=config.seed)
   data = Data(train, validation, test, *gallery)
   _check_depths(config, data)
   return data
+
+
+def _load_splits(config: Config) -> tuple[Examples, ...]:
+  """Train and test examples, and a gallery where the benchmark has one."""
+  pixels = {"image_size": config.image_size, "channels": config.channels}
+  if config.dataset == "glyphs":
+    return glyphs.load(config.data_dir, fonts=config.fonts)
+  if config.dataset in BENCHMARKS:
+    return BENCHMARKS[config.dataset].load(
+      config.data_dir, images=config.images, classes=config.classes, **pixels
+    )
+  if config.dataset == "biased_glyphs":
+    return biased_glyphs.load(
+      config.data_dir, rho=config.rho, image_size=config.image_size
+    )
+  if config.dataset == "biased_mnist":
+    return biased_mnist.load(config.data_dir, rho=config.rho)
+  if config.dataset == "tfds":
+    if config.tfds_name is None:
+      raise ValueError("dataset=tfds needs a name: add --config.tfds_name=cifar10")
+    return tfds_images.load(
+      config.tfds_name,
+      config.data_dir,
+      train=config.tfds_train,
+      test=config.tfds_test,
+      label=config.label,
+      bias=config.bias,
+      **pixels,
+    )
+  if config.images is None:
+    raise ValueError(
+      f"dataset={config.dataset} needs images: add --config.images=FOLDER, which holds "
+      + (
+        "a subfolder of images for each class" if config.dataset == "folder" else "them"
+      )
+    )
+  load = folder.load if config.dataset == "folder" else utkface.load
+  train, test = load(config.images, seed=config.seed, **pixels)
+  folder.verify(train)
+  folder.verify(test)
+  return train, test
 
 
 def _check_depths(config: Config, data: Data) -> None:
@@ -134,7 +170,13 @@ def load_pictures(config: Config, path: Path) -> Examples:
 def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
   """The network; `axis_name` is the one that a mapped training batch is split over."""
   if config.model == "glyph_net":
-    return GlyphNet(dim=config.dim)
+    model = GlyphNet(dim=config.dim, widths=config.widths, depth=config.depth)
+  else:
+    model = _make_resnet(config, axis_name)
+  return Projected(model, config.projection) if config.projection else model
+
+
+def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
   make = resnet.resnet18 if config.model == "resnet18" else resnet.resnet50
   return make(
     dim=config.dim,
@@ -171,7 +213,12 @@ def make_objective(
   axis_name: str | None = None,
   mesh: class_mesh.ClassMesh | None = None,
 ) -> objectives.Objective:
-  """Binds the loss to trained centers or to the bank."""
+  """Binds the loss to trained centers or to the bank, where it takes any."""
+  dim = config.projection[-1] if config.projection else config.dim
+  if config.loss == "cross_entropy":
+    return objectives.with_classifier(num_classes, dim)
+  if config.loss in ("nt_xent", "supcon", "contex", "contex_p"):
+    return objectives.without_state(_loss_of_views(config, axis_name))
   if config.loss == "center_contrastive":
     loss = functools.partial(
       objectives.center_contrastive,
@@ -194,21 +241,42 @@ def make_objective(
     bind = functools.partial(
       objectives.with_bank, momentum=config.momentum, axis_name=axis_name, mesh=mesh
     )
-  bind = functools.partial(bind, num_classes=num_classes, dim=config.dim)
+  bind = functools.partial(bind, num_classes=num_classes, dim=dim)
   if config.sample_rate < 1:
     return objectives.with_sampled_classes(bind, loss, config.sample_rate)
   return bind(loss)
 
 
+def _loss_of_views(config: Config, axis_name: str | None):
+  shared = {"temperature": config.temperature, "axis_name": axis_name}
+
+  def loss(embeddings, batch):
+    ids = batch["label"], batch["example"]
+    if config.loss == "nt_xent":
+      return losses.nt_xent(embeddings, *ids, **shared)
+    if config.loss == "supcon":
+      return losses.supcon(embeddings, ids[0], **shared)
+    clamp = config.loss == "contex_p"
+    return losses.contex(embeddings, *ids, clamp=clamp, **shared)
+
+  return loss
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-  return optim.adamw(
+  make = {
+    "sgd": optim.sgd,
+    "adamw": functools.partial(
+      optim.adamw,
+      backbone_learning_rate=config.backbone_learning_rate,
+      frozen_steps=round(config.frozen_backbone_fraction * config.steps),
+    ),
+  }[config.optimizer]
+  return make(
     config.learning_rate,
     config.centers_learning_rate,
     steps=config.steps,
     warmup_steps=round(config.warmup_fraction * config.steps),
     weight_decay=config.weight_decay,
-    backbone_learning_rate=config.backbone_learning_rate,
-    frozen_steps=round(config.frozen_backbone_fraction * config.steps),
   )
 
 
@@ -225,7 +293,8 @@ def make_embed(
   """
   processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
   place = place or placement.with_jit(jax.local_devices()[:1])
-  embed_step = step.make_embed_step(make_model(config))
+  method = "features" if config.projection else None
+  embed_step = step.make_embed_step(make_model(config), method)
 
   def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
     both = embed_step(state, images), embed_step(state, images[:, :, ::-1])
@@ -274,9 +343,11 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
   known_views = {
     "none": None,
     "warp": views.warp,
+    "warp_and_grey": views.chain(views.warp, views.grey),
     "crop_and_flip": views.crop_and_flip,
     "photo": views.flip,
     "photo_color": views.chain(views.flip, views.color_jitter, views.grey),
+    "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.grey),
   }
   crop = functools.partial(
     views.random_resized_crop, size=config.image_size, smallest=config.smallest_crop
@@ -288,6 +359,7 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
       seed=config.seed,
       view=known_views[config.view],
       crop=crop if config.view in ("photo", "photo_color") else None,
+      num_views=config.views,
       num_workers=config.num_workers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -353,12 +425,88 @@ def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
   return clustering.evaluate(embeddings, labels, seed=config.seed)
 
 
+class Tested(NamedTuple):
+  """What a trained state does on images that no choice was made on."""
+
+  metrics: dict[str, float]
+  embedded: Embedded
+  cells: np.ndarray | None  # accuracy of the linear probe [K, A], where there is a bias
+
+
+def test(
+  config: Config,
+  embed: Embed,
+  state: step.TrainState,
+  data: Data,
+) -> Tested:
+  """Retrieval among the test examples, and the probes, if any."""
+  embedded = embed_test(embed, state, data)
+  metrics, cells = score(config, embedded), None
+  if config.probe != "none":
+    of_train, _ = embed(state, data.train)
+    probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
+    metrics |= probed
+  return Tested(metrics, embedded, cells)
+
+
+def _probe(
+  config: Config,
+  train: Examples,
+  train_embeddings: np.ndarray,
+  examples: Examples,
+  embeddings: np.ndarray,
+) -> tuple[dict[str, float], np.ndarray | None]:
+  """Accuracy of a linear probe and of the nearest neighbours, by cells too."""
+  fitted = train_embeddings, train.labels, embeddings
+  if config.probe == "lbfgs":
+    by_line = probe.linear(*fitted)
+  else:
+    key = jax.random.key(config.seed)
+    by_line = probe.linear_as_published(*fitted, key=key)
+  predicted = {
+    "probe": by_line,
+    "neighbours": probe.neighbours(*fitted, k=config.neighbours),
+  }
+  metrics, cells = {}, None
+  for name, classes in predicted.items():
+    metrics[f"{name} accuracy"] = float(np.mean(classes == examples.labels))
+    if train.bias is not None and examples.bias is not None:
+      shape = train.num_classes, len(train.bias_names)
+      found = probe.by_cell(classes, examples.labels, examples.bias, shape)
+      aligned = probe.aligned_cells(train.labels, train.bias, shape)
+      parts = probe.bias_metrics(found, aligned)
+      metrics |= {f"{name} {part}": value for part, value in parts.items()}
+      cells = found if name == "probe" else cells
+  return metrics, cells
+
+
+def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
+  """Accuracy by class and attribute, as JSON: None where there is no image."""
+  return {
+    "classes": list(examples.class_names),
+    "attributes": list(examples.bias_names),
+    "accuracy": [[None if np.isnan(x) else float(x) for x in row] for row in cells],
+  }
+
+
+def has_centers(state: step.TrainState) -> bool:
+  """Whether the loss learns or remembers a center for each class."""
+  return _centers_of(state) is not None
+
+
+def _centers_of(state: step.TrainState) -> jax.Array | None:
+  trained, bank = state.params["objective"], state.objective_state
+  if "centers" in trained:
+    return trained["centers"]
+  if isinstance(bank, dict):  # of sampled classes, or none
+    bank = bank.get("inner")
+  return bank.centers if bank else None
+
+
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
   """The centers [n, D] of n classes, trained or from the bank, at unit length."""
-  trained, bank = state.params["objective"], state.objective_state
-  if isinstance(bank, dict):  # of sampled classes
-    bank = bank.get("inner")
-  vectors = trained["centers"] if trained else bank.centers
+  vectors = _centers_of(state)
+  assert vectors is not None
   # Of a sharded bank only these rows are copied, to each device.
   mesh = getattr(vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None

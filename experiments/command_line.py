@@ -103,13 +103,7 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     InputError: for a missing file, an unknown field (naming the nearest), or a value of
       the wrong type.
   """
-  if not Path(path).is_file():
-    raise InputError(f"--config={path}: no such file; configs/glyphs.py is one")
-  spec = importlib.util.spec_from_file_location("config", path)
-  assert spec and spec.loader
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = load_module(path).get_config()
   hints = typing.get_type_hints(Config)
   values = {}
   for name, text in overrides.items():
@@ -117,6 +111,21 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
       raise InputError(f"unknown config field {name}{_nearest(name, hints)}")
     values[name] = _parse_value(name, text, hints[name])
   return dataclasses.replace(config, **values)
+
+
+def load_module(path: str) -> Any:
+  """The module of a config file.
+
+  Raises:
+    InputError: for a missing file.
+  """
+  if not Path(path).is_file():
+    raise InputError(f"--config={path}: no such file; configs/glyphs.py is one")
+  spec = importlib.util.spec_from_file_location("config", path)
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -152,7 +161,7 @@ def _read(text: str, hint: Any) -> Any:
   if typing.get_origin(hint) is typing.Literal:
     return next((c for c in typing.get_args(hint) if str(c) == text), None) or _refuse()
   if typing.get_origin(hint) is tuple:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(int(part) for part in text.split(",") if part)
   if hint is bool:
     known = {"true": True, "false": False}
     return known[text.lower()] if text.lower() in known else _refuse()

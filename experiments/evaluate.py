@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = assemble.load_data(config)
     if args.split == "validation":
       if data.validation is None:
-        raise ValueError("the run holds out no validation classes: its fraction is 0")
+        raise ValueError("the run holds out nothing to validate on: its fraction is 0")
       data = data._replace(test=data.validation, gallery=None)
     if args.save_embeddings:
       args.save_embeddings.mkdir(parents=True, exist_ok=True)
   embed = assemble.make_embed(config, flip=args.flip)
-  embedded = assemble.embed_test(embed, state, data)
+  tested = assemble.test(config, embed, state, data)
+  embedded = tested.embedded
   about = {"split": args.split, "step": int(state.step), "flip": args.flip}
   if args.save_embeddings:
     folder, run = args.save_embeddings, {"workdir": str(args.workdir), **about}
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
       embeddings.save(folder / "query", data.test, embedded.queries, run)
       embeddings.save(folder / "gallery", data.gallery, embedded.gallery, run)
-  metrics = assemble.score(config, embedded)
+  metrics = tested.metrics
   if args.nmi:
     metrics |= assemble.score_clusters(config, embedded)
   print(json.dumps({**about, **metrics}))

@@ -36,10 +36,11 @@ def write_report(
   events: Sequence[dict[str, Any]],
   result: dict[str, Any],
   data: assemble.Data,
-  centers: report.CenterMap,
+  centers: report.CenterMap | None,
   embedded: assemble.Embedded,
 ) -> None:
   """Writes report.html."""
+  cells = result.get("cells")
   report.write_report(
     rundir / workdir.REPORT,
     config=dataclasses.asdict(config),
@@ -47,6 +48,7 @@ def write_report(
     result=result,
     queries=neighbours_of(data, embedded),
     centers=centers,
+    cells=None if cells is None else report.Cells(**cells),
   )
 
 
@@ -67,8 +69,10 @@ def neighbours_of(data: assemble.Data, embedded: assemble.Embedded):
   )
 
 
-def map_of(examples: Examples, state: TrainState) -> report.CenterMap:
-  """The train classes' centers, each with the first picture of its class."""
+def map_of(examples: Examples, state: TrainState) -> report.CenterMap | None:
+  """The train classes' centers, if any, each with the first picture of its class."""
+  if not assemble.has_centers(state):
+    return None
   classes, first = np.unique(examples.labels, return_index=True)
   if len(classes) > MAPPED:
     some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])

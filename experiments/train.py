@@ -1,4 +1,4 @@
-"""Trains, evaluates on classes never seen in training, and writes a report.
+"""Trains, evaluates on classes or images never seen in training, and writes a report.
 
   python -m experiments.train --config=configs/glyphs.py --workdir=runs/glyphs
 
@@ -97,10 +97,9 @@ def train(config: Config, folder: Path) -> None:
           eval_every=config.eval_every,
           checkpoint_every=config.checkpoint_every,
         )
-        embedded = assemble.embed_test(run.embed, state, data)
-        metrics = assemble.score(config, embedded)
+        tested = assemble.test(config, run.embed, state, data)
         centers = show.map_of(data.train, state)
-        log.write("test", config.steps, metrics)
+        log.write("test", config.steps, tested.metrics)
   except NonFiniteLoss as error:
     command_line.fail(str(error), code=1)
   except Stopped as stop:
@@ -111,7 +110,7 @@ def train(config: Config, folder: Path) -> None:
   if not first:
     return
   result = {
-    **metrics,
+    **tested.metrics,
     "steps": config.steps,
     "seconds": log.seconds,
     "classes": {
@@ -121,7 +120,9 @@ def train(config: Config, folder: Path) -> None:
     },
     "versions": versions(),
   }
-  show.write_report(folder, config, log.events, result, data, centers, embedded)
+  if tested.cells is not None:
+    result["cells"] = assemble.describe_cells(data.test, tested.cells)
+  show.write_report(folder, config, log.events, result, data, centers, tested.embedded)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 

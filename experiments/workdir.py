@@ -71,9 +71,8 @@ def read_config(folder: Path) -> Config:
 def summary(folder: Path) -> str:
   """One line: the metrics of the test classes, and where to look."""
   metrics = json.loads((folder / RESULT).read_text())
-  shown = ", ".join(
-    f"{name} {metrics[name]:.4f}" for name in ("recall@1", "map@r") if name in metrics
-  )
+  names = ("recall@1", "map@r", "probe accuracy", "probe unbiased")
+  shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
   return f"test classes {shown}; look at {folder / REPORT}"
 
 

@@ -12,11 +12,18 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
   {"labels", "class_mesh"},
   {"centers"},
-  {"losses.proxy", "losses.center", "losses"},
+  {"losses.proxy", "losses.center", "losses.contex", "losses"},
   {"streaming"},
   {"retrieval", "clustering"},
   {"objectives"},
-  {"models", "models.glyph_net", "models.resnet", "models.import_torch"},
+  {"probe"},
+  {
+    "models",
+    "models.glyph_net",
+    "models.projection",
+    "models.resnet",
+    "models.import_torch",
+  },
   {
     "data",
     "data.views",
@@ -27,6 +34,10 @@ ROWS = [
     "data.glyphs",
     "data.folder",
     "data.inshop",
+    "data.tfds_images",
+    "data.biased_mnist",
+    "data.utkface",
+    "data.biased_glyphs",
     "data.pipeline",
     "data.published",
     "data.sop",
@@ -42,6 +53,7 @@ ROWS = [
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
   "clustering": {"numpy", "jaxtyping", "sklearn"},
+  "probe": LIGHT | {"optax", "sklearn", "threadpoolctl"},
   "models": LIGHT | {"flax"},
   "data": {
     "absl",

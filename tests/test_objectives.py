@@ -189,6 +189,41 @@ def test_an_objective_with_trained_centers_has_params_and_no_state(batch, embedd
   assert (jnp.abs(gradient).max(axis=1) > 0).all()
 
 
+def test_an_objective_without_state_sees_the_batch_and_keeps_nothing(batch, embeddings):
+  images = jnp.arange(8) // 2
+  objective = objectives.without_state(
+    lambda rows, batch: losses.nt_xent(rows, batch["label"], batch["example"])
+  )
+  params, state = objective.init(jax.random.key(3))
+  assert jax.tree.leaves((params, state)) == []
+  values, state = objective.apply(
+    params, state, embeddings, {"label": batch[1], "example": images}
+  )
+  expected = oracles.nt_xent(
+    np.asarray(embeddings, np.float64), np.asarray(batch[1]), images, temperature=0.1
+  )
+  np.testing.assert_allclose(values, expected, rtol=1e-4)
+  assert jax.tree.leaves(state) == []
+
+
+def test_a_classifier_takes_the_cross_entropy_of_its_logits(batch, embeddings):
+  labels = batch[1].at[3].set(-1).at[5].set(NUM_CLASSES)
+  objective = objectives.with_classifier(NUM_CLASSES, DIM)
+  params, state = objective.init(jax.random.key(3))
+  params["bias"] = jnp.linspace(-1.0, 1.0, NUM_CLASSES)
+  values, _ = objective.apply(params, state, embeddings, {"label": labels})
+  kernel, bias = (np.asarray(params[name], np.float64) for name in ("kernel", "bias"))
+  for i, label in enumerate(np.asarray(labels)):
+    logits = np.asarray(embeddings[i], np.float64) @ kernel + bias
+    expected = 0.0 if label < 0 else np.nan
+    if 0 <= label < NUM_CLASSES:
+      expected = -np.log(np.exp(logits[label]) / np.exp(logits).sum())
+    np.testing.assert_allclose(values[i], expected, rtol=1e-5)
+  # Not scaled to unit length: twice the embedding is another loss.
+  doubled, _ = objective.apply(params, state, 2 * embeddings, {"label": labels})
+  assert abs(doubled[0] - values[0]) > 1e-3
+
+
 def test_many_classes_are_contrasted_by_blocks_to_the_same_numbers(monkeypatch):
   """With B x K above the limit, the program holds no array of that size."""
   num_classes, batch = 3000, 8

@@ -346,3 +346,47 @@ def test_colours_and_font_of_the_page_are_the_readers(tmp_path):
   text = (tmp_path / "report.html").read_text("utf-8")
   assert "prefers-color-scheme: dark" in text and "currentColor" in text
   assert not re.search(report._INK, text) and "DejaVu Sans'" not in text
+
+
+CELLS = report.Cells(
+  classes=["0", "<1>"],
+  attributes=["red", "green", "blue"],
+  accuracy=[[1.0, 0.25, None], [0.0, 0.75, 0.5]],
+)
+
+
+def test_cells_are_drawn_as_percentages_and_empty_ones_left_blank():
+  axes, bar = report.cells_figure(CELLS).axes
+  (image,) = axes.images
+  drawn = np.ma.filled(image.get_array(), np.nan)
+  np.testing.assert_array_equal(drawn, [[100, 25, np.nan], [0, 75, 50]])
+  numbers = {text.get_position(): text.get_text() for text in axes.texts}
+  assert numbers == {
+    (0, 0): "100",
+    (1, 0): "25",
+    (0, 1): "0",
+    (1, 1): "75",
+    (2, 1): "50",
+  }
+  assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "<1>"]
+  assert [label.get_text() for label in axes.get_xticklabels()] == [
+    "red",
+    "green",
+    "blue",
+  ]
+  assert image.get_clim() == (0, 100) and bar.get_ylabel() == "accuracy, %"
+
+
+def test_a_page_of_probes_leads_with_them_and_shows_the_cells(tmp_path):
+  probes = {
+    "probe accuracy": 0.4567,
+    "probe unbiased": 0.3456,
+    "cells": {"classes": []},
+  }
+  page = written(tmp_path, result=RESULT | probes, cells=CELLS)
+  for text in ("Linear probe 45.67 %", "Unbiased 34.56 %", "by class and attribute"):
+    assert text in page.text
+  assert any(
+    "2 classes by 3 attributes" in s.get("aria-label", "") for s in page.every("svg")
+  )
+  assert "classes by" not in written(tmp_path).text

@@ -30,8 +30,9 @@ def batches():
   labels = rng.choice(NUM_CLASSES, (STEPS, BATCH), p=share / share.sum())
   labels[rng.random(labels.shape) < 0.1] = -1
   images = rng.integers(0, 256, (STEPS, BATCH, 4, 4, 1), np.uint8)
+  views = np.arange(BATCH, dtype=np.int32) // 2
   return [
-    {"image": i, "label": y}
+    {"image": i, "label": y, "example": views}
     for i, y in zip(images, labels.astype(np.int32), strict=True)
   ]
 
@@ -45,8 +46,16 @@ OBJECTIVES = {
 }
 
 
+def over_pairs(axis_name):
+  def loss(embeddings, batch):
+    few = jnp.minimum(batch["label"], 5)  # so that classes have several rows
+    return losses.contex(embeddings, few, batch["example"], axis_name=axis_name)
+
+  return objectives.without_state(loss)
+
+
 def parts(objective_name, axis_name):
-  objective = OBJECTIVES[objective_name](axis_name)
+  objective = (OBJECTIVES | {"pairs": over_pairs})[objective_name](axis_name)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
   state = init_state(
     jax.random.key(0), Net(), objective, optimizer, np.zeros((4, 4, 1), np.uint8)
@@ -95,6 +104,23 @@ def test_a_step_is_the_same_on_any_number_of_devices(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
     (state.params, state.objective_state),
     (expected.params, expected.objective_state),
+  )
+
+
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+def test_a_loss_over_pairs_is_the_same_on_eight_devices(way, batches):
+  """A row's views and its classes lie on other devices."""
+  order = np.random.default_rng(1).permutation(BATCH)
+  batches = [{k: rows[order] for k, rows in batch.items()} for batch in batches[:6]]
+  expected, expected_trace = run(
+    "pairs", placement.with_jit(jax.devices()[:1]), batches
+  )
+  state, trace = run("pairs", way(jax.devices()), batches)
+  np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    state.params,
+    expected.params,
   )
 
 

@@ -49,6 +49,9 @@ class Examples:
       the central square of image_size is cut out, as torchvision's Resize and
       CenterCrop do: to the same pixels but for rounding, and for a JPEG that is shrunk
       to half or less, whose decoder is asked for fewer pixels.
+    bias: i32[N] or None, an attribute that may stand in for the label without being
+      it, as the colour of a background; never part of a batch.
+    bias_names: of the values of `bias`.
   """
 
   source: Source
@@ -58,6 +61,8 @@ class Examples:
   image_size: int | None = None
   channels: int = 3
   shorter_side: int | None = None
+  bias: np.ndarray | None = None
+  bias_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.shorter_side is not None and self.shorter_side < (self.image_size or 0):
@@ -71,6 +76,11 @@ class Examples:
       raise ValueError(
         f"indices {self.indices.shape} and labels {self.labels.shape}: give two"
         " vectors of one length"
+      )
+    if self.bias is not None and self.bias.shape != self.labels.shape:
+      raise ValueError(
+        f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
+        " attribute for each example"
       )
 
   @property
@@ -185,12 +195,20 @@ class Examples:
     """The examples of some classes, in order; `classes[i]` becomes class i."""
     places = np.full(self.num_classes, -1, np.int32)
     places[classes] = np.arange(len(classes))
-    rows = np.flatnonzero(places[self.labels] >= 0)
+    kept = self.rows(np.flatnonzero(places[self.labels] >= 0))
+    return dataclasses.replace(
+      kept,
+      labels=places[kept.labels],
+      class_names=tuple(self.class_names[c] for c in classes),
+    )
+
+  def rows(self, rows: np.ndarray) -> "Examples":
+    """Some of the examples i64[n], of the same classes."""
     return dataclasses.replace(
       self,
       indices=self.indices[rows],
-      labels=places[self.labels[rows]],
-      class_names=tuple(self.class_names[c] for c in classes),
+      labels=self.labels[rows],
+      bias=None if self.bias is None else self.bias[rows],
     )
 
 
@@ -201,6 +219,35 @@ def _central(picture: Image.Image, size: int, side: int) -> Image.Image:
   corner = np.array([round((length - size) / 2) for length in after.tolist()])
   box = np.concatenate([corner, corner + size]) * np.tile(before / after, 2)
   return picture.resize((size, size), Image.Resampling.BILINEAR, tuple(box.tolist()))
+
+
+def hold_out_images(
+  examples: Examples, fraction: float, *, seed: int
+) -> tuple[Examples, Examples | None]:
+  """Splits validation images off, where train and test images share their classes.
+
+  Args:
+    examples: train examples.
+    fraction: of the images to hold out; round(fraction * N) of them. 0 holds none.
+    seed: of the permutation of the images.
+
+  Returns:
+    (kept, held out), each of all classes; held out is None at fraction 0.
+
+  Raises:
+    ValueError: fewer than two images on a side.
+  """
+  if fraction == 0:
+    return examples, None
+  total = len(examples)
+  held = round(fraction * total)
+  if not 2 <= held <= total - 2:
+    raise ValueError(
+      f"fraction {fraction} of {total} images holds out {held} and keeps"
+      f" {total - held}: both sides need at least 2; change the fraction, or give 0"
+    )
+  order = np.random.default_rng(seed).permutation(total)
+  return examples.rows(np.sort(order[held:])), examples.rows(np.sort(order[:held]))
 
 
 def hold_out_classes(

@@ -189,7 +189,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # Nothing to download.
-    drawings = _draw(self._faces, self._min_faces)
+    drawings = draw(self._faces, self._min_faces)
     classes = _classes(drawings)
     if len(classes) < 4:
       raise ValueError(
@@ -229,7 +229,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
       for start in range(0, len(chars), 512):
         some = chars[start : start + 512]
         for copy in range(copies):
-          images = _warp([drawn[char] for char in some], some, face, copy)
+          images = warp([drawn[char] for char in some], some, face, copy)
           for char, image in zip(some, images, strict=True):
             example = {
               "image": io.BytesIO(_png(image)),
@@ -240,9 +240,16 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
             yield f"{face.name}#{face.index} {char} {copy}", example
 
 
-def _draw(faces: Sequence[Face], min_faces: int) -> list[dict[int, bytes]]:
-  """Per face {code point: packed 48 x 48 bitmap}, of characters in enough faces."""
+def draw(
+  faces: Sequence[Face], min_faces: int, only: str | None = None
+) -> list[dict[int, bytes]]:
+  """Per face {code point: packed 48 x 48 bitmap}, of characters in enough faces.
+
+  `only` names the characters that are wanted; None wants all.
+  """
   charmaps = [FT2Font(f.path, face_index=f.index).get_charmap() for f in faces]
+  if only is not None:
+    charmaps = [set(map(ord, only)).intersection(charmap) for charmap in charmaps]
   spread = Counter(char for charmap in charmaps for char in charmap)
   drawings = []
   canvas = Image.new("L", (_CANVAS, _CANVAS))
@@ -292,7 +299,7 @@ def _classes(drawings: Sequence[dict[int, bytes]]) -> list[list[int]]:
   return list(classes.values())
 
 
-def _warp(
+def warp(
   drawings: Sequence[bytes], chars: Sequence[int], face: Face, copy: int
 ) -> np.ndarray:
   """Warped images u8[N,32,32]; each depends on its own (face, character, copy) only."""

@@ -12,7 +12,8 @@ from absl import flags
 from ccl_jax.data.examples import Crop, Decoded, Examples
 from ccl_jax.data.views import View
 
-Batch = dict[str, np.ndarray]  # {"image": u8[B,H,W,C], "label": i32[B]}
+# {"image": u8[B,H,W,C], "label": i32[B]}, and "example": i32[B] in training
+Batch = dict[str, np.ndarray]
 
 
 def train_batches(
@@ -22,6 +23,7 @@ def train_batches(
   seed: int,
   view: View | None = None,
   crop: Crop | None = None,
+  num_views: int = 1,
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -33,23 +35,26 @@ def train_batches(
 
   Args:
     examples: what to train on.
-    batch_size: rows of the global batch.
+    batch_size: images of the global batch.
     seed: of the order and of the views.
     view: applied to the images of each batch; see `views`. None leaves them.
     crop: gives each image its size as it is decoded, as `views.random_resized_crop`
       does; None leaves that to the examples.
+    num_views: V; each image takes V rows of the batch, side by side, and each row its
+      own draw of the view.
     num_workers: processes that read and decode; 0 works in threads of this process.
     process_index: of this process among those that share a batch.
     process_count: how many do. Process p gets its p-th part, batch_size //
-      process_count rows: together exactly the batch of a single process.
+      process_count images: together exactly the batch of a single process.
 
   Returns:
-    A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. `iter` of it has `get_state`
-    and `set_state`, to go on in the middle of an epoch.
+    A dataset of {"image": u8[b,H,W,C], "label": i32[b], "example": i32[b]}, where
+    `example` is the place of the row's image in `examples`. `iter` of it has
+    `get_state` and `set_state`, to go on in the middle of an epoch.
 
   Raises:
-    ValueError: a batch larger than the data or not divisible by the processes, or a
-      label outside of 0..K-1.
+    ValueError: a batch larger than the data or not divisible by the processes, a label
+      outside of 0..K-1, or several views where there is no view to draw.
   """
   if not 0 < batch_size <= len(examples):
     raise ValueError(
@@ -57,14 +62,21 @@ def train_batches(
       f" {len(examples)}"
     )
   rows = _rows_of(batch_size, process_index, process_count)
+  if num_views < 1 or (num_views > 1 and view is None):
+    raise ValueError(
+      f"num_views is {num_views} with view {view}: give 1 or more, and a view where"
+      " there are several, or they would all be the same"
+    )
   _check_labels(examples)
   steps = grain.MapDataset.range(sys.maxsize).seed(seed)
+  load = examples, seed, batch_size, rows, num_views
   if crop is None:
-    dataset = steps.map(_Load(examples, seed, batch_size, rows))
+    dataset = steps.map(_Load(*load))
   else:
-    dataset = steps.random_map(_LoadCropped(examples, seed, batch_size, rows, crop))
+    dataset = steps.random_map(_LoadCropped(*load, crop))
   if view is not None:
-    dataset = dataset.random_map(_View(view, batch_size, rows))
+    seen = _of_views(rows, num_views)
+    dataset = dataset.random_map(_View(view, batch_size * num_views, seen))
   batches = _prefetched(dataset, examples)
   if num_workers == 0:
     return batches
@@ -151,22 +163,34 @@ class _Load:
   seed: int
   batch_size: int
   rows: slice
+  num_views: int
 
   def __call__(self, step: int) -> Batch:
-    order = _order(self.seed, step, self.batch_size, len(self.examples))
-    return self.examples.take(order[self.rows])
+    order = _order(self.seed, step, self.batch_size, len(self.examples))[self.rows]
+    batch = self.examples.take(order) | {"example": order.astype(np.int32)}
+    if self.num_views == 1:
+      return batch
+    return {name: rows.repeat(self.num_views, axis=0) for name, rows in batch.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LoadCropped(_Load):
-  """The same, with images cropped as they are decoded."""
+  """The same, with images cropped as they are decoded, each view for itself."""
 
   crop: Crop
 
   def __call__(self, step: int, rng: np.random.Generator) -> Batch:
     order = _order(self.seed, step, self.batch_size, len(self.examples))
-    part = _RowsOf(rng, self.rows, self.batch_size)
-    return self.examples.take(order[self.rows], self.crop, part)
+    order = order[self.rows].repeat(self.num_views)
+    seen = _of_views(self.rows, self.num_views)
+    part = _RowsOf(rng, seen, self.batch_size * self.num_views)
+    batch = self.examples.take(order, self.crop, part)
+    return batch | {"example": order.astype(np.int32)}
+
+
+def _of_views(rows: slice, num_views: int) -> slice:
+  """The rows of a batch that the views of some of its images take."""
+  return slice(rows.start * num_views, rows.stop * num_views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

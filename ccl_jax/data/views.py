@@ -175,10 +175,13 @@ _COLOR_CHANGES = (
 def grey(
   images: np.ndarray, rng: np.random.Generator, *, probability: float = 0.2
 ) -> np.ndarray:
-  """Takes the colours out of some u8[B,H,W,C], by the luma of ITU-R 601 (Pillow's)."""
+  """Takes the colours out of some u8[B,H,W,C], by the luma of ITU-R BT.601."""
+  chosen = rng.random(size=(len(images),)) < probability
+  if images.shape[-1] == 1:
+    return images
   changed = images.copy()
-  for row in np.flatnonzero(rng.random(size=(len(images),)) < probability):
-    changed[row] = np.asarray(_picture(images[row]).convert("L"))[..., None]
+  luma = images[chosen].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+  changed[chosen] = (luma + 0.5).astype(np.uint8)[..., None]
   return changed
 
 

@@ -128,14 +128,14 @@ def test_two_builds_have_the_same_bytes(fonts, built, tmp_path):
 
 def test_a_warp_depends_on_its_own_character_face_and_copy(fonts):
   face, other = glyphs.find_faces(fonts)[:2]
-  drawn = glyphs._draw([face], 1)[0]
+  drawn = glyphs.draw([face], 1)[0]
   some = [drawn[ord(c)] for c in "abc"]
-  together = glyphs._warp(some, [97, 98, 99], face, 0)
-  np.testing.assert_array_equal(glyphs._warp(some[1:2], [98], face, 0)[0], together[1])
+  together = glyphs.warp(some, [97, 98, 99], face, 0)
+  np.testing.assert_array_equal(glyphs.warp(some[1:2], [98], face, 0)[0], together[1])
   for changed in (
-    glyphs._warp(some[1:2], [97], face, 0),
-    glyphs._warp(some[1:2], [98], other, 0),
-    glyphs._warp(some[1:2], [98], face, 1),
+    glyphs.warp(some[1:2], [97], face, 0),
+    glyphs.warp(some[1:2], [98], other, 0),
+    glyphs.warp(some[1:2], [98], face, 1),
   ):
     assert (changed[0] != together[1]).mean() > 0.3
 
@@ -233,7 +233,7 @@ def test_the_default_fonts_give_the_counts_of_the_benchmark(tmp_path):
 
 
 def test_another_rasteriser_only_warns(fonts, monkeypatch, tmp_path):
-  drawn = glyphs._draw(glyphs.find_faces(fonts), 6)
+  drawn = glyphs.draw(glyphs.find_faces(fonts), 6)
   monkeypatch.setattr(glyphs, "_draw", lambda *_: drawn)
   with pytest.warns(UserWarning, match="the benchmark has .*'classes': 3464.* Pillow"):
     Glyphs(data_dir=tmp_path)._split_generators(None)

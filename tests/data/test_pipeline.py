@@ -144,6 +144,35 @@ def test_crops_are_a_function_of_seed_and_step_however_the_batch_is_split(source
   assert_equal(joined, whole)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_image_takes_a_row_for_each_of_its_views(processes):
+  """Side by side, each its own draw; processes together see the batch of one."""
+
+  def run(**place):
+    batches = train_batches(
+      numbered(), batch_size=6, seed=4, view=views.noise, num_views=3, **place
+    )
+    return first(batches, 2)
+
+  whole = run()
+  parts = [run(process_index=p, process_count=processes) for p in range(processes)]
+  plain = first(train_batches(numbered(), batch_size=6, seed=4), 2)
+  for step, batch in enumerate(whole):
+    assert batch["image"].shape == (18, 6, 6, 1)
+    for field in ("example", "label"):
+      np.testing.assert_array_equal(batch[field], plain[step][field].repeat(3))
+    np.testing.assert_array_equal(plain[step]["example"], rows([plain[step]]))
+    assert len({image.tobytes() for image in batch["image"]}) == 18
+    for field, values in batch.items():
+      joined = np.concatenate([part[step][field] for part in parts])
+      np.testing.assert_array_equal(joined, values)
+
+
+def test_several_views_need_a_view():
+  with pytest.raises(ValueError, match="num_views is 2 with view None"):
+    train_batches(numbered(), batch_size=4, seed=0, num_views=2)
+
+
 def test_a_view_must_draw_a_row_for_each_image():
   def careless(images, rng):
     return images + rng.integers(2)

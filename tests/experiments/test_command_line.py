@@ -39,6 +39,7 @@ def refusal(main, argv, capsys):
     ("images", "none", "add --config.images=FOLDER"),
     ("steps", "0", "steps=0: expected 1 or more"),
     ("scale", "-1.0", "scale=-1.0: expected a number above 0"),
+    ("widths", "8", "widths=(8,), projection=(): expected two widths"),
     ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
   ],
 )

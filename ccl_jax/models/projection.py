@@ -1,0 +1,39 @@
+"""A head that only the loss sees: what is evaluated are the features below it."""
+
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Num
+
+
+class Projected(nn.Module):
+  """An encoder with a multilayer perceptron on top, as contrastive training uses it.
+
+  Calling it gives what the loss takes; the method `features` gives what is kept.
+
+  Attributes:
+    encoder: maps images to features.
+    widths: of the dense layers, with a ReLU between them; the last is D.
+  """
+
+  encoder: nn.Module
+  widths: tuple[int, ...]
+
+  def setup(self):
+    self.layers = [nn.Dense(width) for width in self.widths]
+
+  def __call__(
+    self, images: Num[Array, "B H W C"], *, train: bool = False
+  ) -> Float[Array, "B D"]:
+    """Embeddings of images; the losses scale them to unit length themselves."""
+    x = self.features(images, train=train)
+    for i, layer in enumerate(self.layers):
+      x = layer(nn.relu(x) if i else x)
+    return x
+
+  def features(
+    self, images: Num[Array, "B H W C"], *, train: bool = False
+  ) -> Float[Array, "B F"]:
+    """What the encoder makes of images."""
+    encoder: Any = self.encoder
+    return encoder(images, train=train)

@@ -1,0 +1,211 @@
+"""The experiments of ConTeX, the whole way, on tiny stand-ins for their datasets."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import assemble, command_line, compare, evaluate, train, workdir
+from tests.data import stand_ins
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+  "image_size": 32,
+  "dim": 16,
+  "widths": (8, 8),
+  "depth": 0,
+  "projection": (8, 4),
+  "batch_size": 16,
+  "num_workers": 0,
+  "steps": 2,
+  "neighbours": 3,
+  "recall_at": (1,),
+}
+# Where TFDS would put each, and what its test split is called.
+PREPARED = {
+  "cifar10": ("cifar10", "3.0.2", "test"),
+  "cifar100": ("cifar100", "3.0.2", "test"),
+  "caltech101": ("caltech101", "3.0.2", "test"),
+  "imagenet": ("imagenet2012", "5.1.0", "validation"),
+  "celeb_a": ("celeb_a", "2.1.0", "test"),
+  "biased_mnist": ("mnist", "3.0.1", "test"),
+}
+
+
+def load(name, **replaced):
+  config = command_line.load_config(str(ROOT / "configs" / f"{name}.py"), {})
+  return dataclasses.replace(config, **{**SMALL, **replaced})
+
+
+def prepare(name, folder):
+  dataset, version, test = PREPARED[name]
+  kinds = {
+    "celeb_a": {"celebrities": True},
+    "biased_mnist": {"size": 28, "channels": 1},
+  }
+  counts = {"train": 80, test: 40}
+  stand_ins.write(folder, dataset, version, counts=counts, **kinds.get(name, {}))
+
+
+def test_what_tfds_prepares_is_trained_and_probed(tmp_path):
+  prepare("cifar10", tmp_path)
+  metrics = compare.run(load("cifar10", data_dir=str(tmp_path)))["metrics"]
+  assert 0 <= metrics["neighbours accuracy"] <= 1
+  assert metrics["probe accuracy"] > 0.5, "quarters are told apart by any network"
+  assert "probe unbiased" not in metrics
+
+
+@pytest.mark.parametrize("name", ["cifar100", "caltech101", "imagenet", "biased_mnist"])
+def test_others_that_tfds_prepares_give_batches_of_two_views(name, tmp_path):
+  prepare(name, tmp_path)
+  config = load(name, data_dir=str(tmp_path))
+  data = assemble.load_data(config)
+  assert (len(data.train), len(data.test)) == (80, 40)
+  batch = next(assemble.train_batches(config, data.train))
+  assert batch["image"].shape == (32, 32, 32, 3)
+  np.testing.assert_array_equal(batch["example"][::2], batch["example"][1::2])
+  np.testing.assert_array_equal(batch["label"], data.train.labels[batch["example"]])
+
+
+def test_faces_of_a_folder_are_trained_and_probed(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(60):
+    gender, white = i % 2, i % 3 == 0
+    pixels = rng.integers(0, 60, (40, 40, 3), np.uint8) + 180 * gender
+    name = f"30_{gender}_{0 if white else 2}_{i}.jpg.chip.jpg"
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name, "jpeg")
+  metrics = compare.run(load("utkface", images=str(tmp_path), probe="lbfgs"))["metrics"]
+  assert metrics["probe unbiased"] > 0.9
+  assert 0 <= metrics["neighbours conflicting"] <= 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """CelebA's stand-in from the command line, with images held out."""
+  folder = tmp_path_factory.mktemp("celeb_a")
+  prepare("celeb_a", folder)
+  fields = {**SMALL, "steps": 4, "eval_every": 2, "data_dir": folder}
+  fields |= {"validation_fraction": 0.2, "probe": "lbfgs"}
+  argv = [f"--config={ROOT / 'configs' / 'celeb_a.py'}", f"--workdir={folder / 'run'}"]
+  for name, value in fields.items():
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    argv.append(f"--config.{name}={text}")
+  train.main(argv)
+  return folder / "run"
+
+
+def test_a_run_shows_its_cells(finished):
+  result = json.loads((finished / "result.json").read_text())
+  cells = result["cells"]
+  assert cells["classes"] == ["not Blond_Hair", "Blond_Hair"]
+  assert cells["attributes"] == ["not Male", "Male"]
+  assert result["probe unbiased"] == pytest.approx(np.mean(cells["accuracy"]))
+  for name in ("probe accuracy", "neighbours accuracy", "recall@1", "map@r"):
+    assert 0 <= result[name] <= 1
+  page = (finished / "report.html").read_text()
+  assert "Accuracy by class and attribute" in page and "Unbiased" in page
+  assert "Accuracy of 2 classes by 2 attributes" in page
+
+
+def test_evaluate_probes_again_and_on_held_out_images(finished, capsys):
+  result = json.loads((finished / "result.json").read_text())
+  evaluate.main([f"--workdir={finished}"])
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+  for name in ("probe accuracy", "probe conflicting", "neighbours unbiased"):
+    assert scores[name] == pytest.approx(result[name], abs=1e-6)
+  evaluate.main([f"--workdir={finished}", "--split=validation"])
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert 0 <= scores["probe unbiased"] <= 1
+
+
+def test_what_is_probed_lies_below_the_head(finished):
+  config = workdir.read_config(finished)
+  data, state = assemble.load_data(config), assemble.restore(finished)
+  features, _ = assemble.make_embed(config)(state, data.test)
+  assert config.projection == (8, 4) and features.shape == (40, 16)
+
+
+def test_a_probe_needs_the_train_classes_in_the_test(arguments, capsys):
+  with pytest.raises(SystemExit):
+    train.main(arguments(probe="lbfgs"))
+  assert "needs test images of the train classes" in capsys.readouterr().err
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch):
+  """A config file of two methods, and runs that take no time: the n-th finds n/10."""
+  (tmp_path / "methods.py").write_text("""
+from configs.base import Config
+
+def get_comparison():
+  return {("one", "easy"): Config(loss="contex"), ("other", "easy"): Config()}
+""")
+  runs = []
+
+  def run(config):
+    runs.append(config)
+    return {
+      "metrics": {"recall@1": len(runs) / 10},
+      "seconds": 1.0,
+      "config": dataclasses.asdict(config),
+    }
+
+  monkeypatch.setattr(compare, "run", run)
+  argv = [f"--config={tmp_path / 'methods.py'}", f"--results={tmp_path / 'results'}"]
+  return [*argv, "--seeds=2", "--metric=recall@1"], runs
+
+
+def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
+  comparison, tmp_path, capsys
+):
+  argv, runs = comparison
+  compare.main(argv)
+  table = capsys.readouterr().out.splitlines()[-4:]
+  # Runs 1 and 3 are of one method: .1 and .3, and t = 12.706 for one degree of freedom.
+  assert table == [
+    "| recall@1 | easy |",
+    "|---|---|",
+    "| one | 0.200 ± 1.271 |",
+    "| other | 0.300 ± 1.271 |",
+  ]
+  assert [(config.loss, config.seed) for config in runs[1:3]] == [
+    ("center_contrastive", 0),
+    ("contex", 1),
+  ]
+  paths = sorted((tmp_path / "results").glob("*.json"))
+  assert [path.name for path in paths] == [
+    f"{name}_easy_seed_{seed}.json" for name in ("one", "other") for seed in (0, 1)
+  ]
+  # The other is ahead by .1 with each seed.
+  compare.main([*argv, "--table-only", "--minus=one"])
+  difference = capsys.readouterr().out.splitlines()[-3:]
+  assert difference[0] == "| recall@1, minus one | easy |"
+  assert difference[2] == "| other | 0.100 ± 0.000 |"
+  # What is stored is believed, and only what is missing is trained.
+  paths[3].unlink()
+  compare.main([*argv, "--table-only"])
+  assert capsys.readouterr().out.splitlines()[-1] == "| other | 0.200 |"
+  assert len(runs) == 4
+  compare.main(argv)
+  assert len(runs) == 5 and runs[4].seed == 1
+  assert capsys.readouterr().out.splitlines()[-1] == "| other | 0.350 ± 1.906 |"
+  # Other settings under the same name are no second run of the same.
+  # A result from before a field of the schema is still one of its default.
+  stored = json.loads(paths[0].read_text())
+  del stored["config"]["rho"]
+  paths[0].write_text(json.dumps(stored))
+  compare.main(argv)
+  stored["config"]["temperature"] = 0.3
+  paths[0].write_text(json.dumps(stored))
+  with pytest.raises(SystemExit):
+    compare.main(argv)
+  assert "of another config, in ['temperature']" in capsys.readouterr().err
+
+
+def test_the_interval_is_students():
+  """Mean 3, deviation sqrt(2.5), and t = 2.776 for four degrees of freedom."""
+  assert compare.interval([1.0, 2.0, 3.0, 4.0, 5.0]) == "3.000 ± 1.963"
+  assert compare.interval([0.5]) == "0.500"
