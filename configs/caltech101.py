@@ -5,7 +5,8 @@ Protocol of the authors' code: two views, SGD, head, temperature, warm-up of 10 
 how many epochs it takes is not public, and 1,000 (SupCon's) our choice.
 The class sizes differ; accuracy is over the images;
 the rate is the authors' .5 at a batch of 1024, in proportion.
-Network: GlyphNet, in place of the published ResNet-50 with the stem for large images.
+Network: ResNet-50 with the stem for large images, as published; the dense layer of
+2,048 between its pooling and the head is ours.
 Command: python -m experiments.train --config=configs/caltech101.py \
   --workdir=runs/caltech101
 Expected: not run.
@@ -23,7 +24,9 @@ def get_config() -> Config:
     channels=3,
     num_workers=4,
     views=2,
-    view="simclr",
+    view="photo_color",
+    model="resnet50",
+    compute_dtype="bfloat16",
     dim=2048,
     projection=(2048, 128),
     loss="contex",

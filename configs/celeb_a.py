@@ -4,7 +4,8 @@ Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152
 Protocol of the authors' code: two views, SGD, head, temperature, warm-up of 10 epochs;
 the protocol of bias is Hong and Yang's (NeurIPS 2021); 10 epochs are our choice;
 the rate is the authors' .5 at a batch of 1024, in proportion.
-Network: GlyphNet, in place of the published ResNet-50 with the stem for large images.
+Network: ResNet-50 with the stem for large images, as published; the dense layer of
+2,048 between its pooling and the head is ours.
 Command: python -m experiments.train --config=configs/celeb_a.py \
   --workdir=runs/celeb_a
 Expected: not run.
@@ -24,7 +25,9 @@ def get_config() -> Config:
     channels=3,
     num_workers=8,
     views=2,
-    view="simclr",
+    view="photo_color",
+    model="resnet50",
+    compute_dtype="bfloat16",
     dim=2048,
     projection=(2048, 128),
     loss="contex",

@@ -3,7 +3,8 @@
 Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152
 Protocol of the authors' code: two views, SGD, head, temperature, warm-up of 10 epochs;
 how many epochs it takes is not public, and 1,000 (SupCon's) our choice.
-Network: GlyphNet, in place of the published ResNet-50 with the stem for small images.
+Network: ResNet-50 with the stem for small images, as published; the dense layer of
+2,048 between its pooling and the head is ours.
 Command: python -m experiments.train --config=configs/cifar10.py \
   --workdir=runs/cifar10
 Expected: not run.
@@ -20,6 +21,9 @@ def get_config() -> Config:
     channels=3,
     views=2,
     view="simclr",
+    model="resnet50",
+    small_images=True,
+    compute_dtype="bfloat16",
     dim=2048,
     projection=(2048, 128),
     loss="contex",

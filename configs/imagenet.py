@@ -3,7 +3,8 @@
 Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152
 Protocol of the authors' code: two views, SGD, head, temperature, warm-up of 10 epochs;
 batch and rate here are ours, for 8 devices, and so are the 100 epochs.
-Network: GlyphNet, in place of the published ResNet-50 with the stem for large images.
+Network: ResNet-50 with the stem for large images, as published; the dense layer of
+2,048 between its pooling and the head is ours.
 Command: python -m experiments.train --config=configs/imagenet.py \
   --workdir=runs/imagenet
 Expected: not run.
@@ -22,7 +23,9 @@ def get_config() -> Config:
     channels=3,
     num_workers=16,
     views=2,
-    view="simclr",
+    view="photo_color",
+    model="resnet50",
+    compute_dtype="bfloat16",
     dim=2048,
     projection=(2048, 128),
     loss="contex",

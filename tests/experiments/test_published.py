@@ -13,6 +13,7 @@ from tests.data import stand_ins
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
+  "model": "glyph_net",
   "image_size": 32,
   "dim": 16,
   "widths": (8, 8),
