@@ -2,10 +2,8 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from ccl_jax import retrieval
 from ccl_jax.run_log import read_events
@@ -36,20 +34,6 @@ FOUND_OF = {"sop": "1,10", "inshop": "1,5,10"}
 
 class Interrupted(Exception):
   pass
-
-
-@pytest.fixture(scope="module")
-def shared_programs(tmp_path_factory):
-  """All runs compile the same few programs: the first one's serve the others."""
-  names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-  before = [getattr(jax.config, name) for name in names]
-  for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module", params=assemble.BENCHMARKS)
