@@ -153,7 +153,7 @@ def test_blur_is_a_gaussian():
 
 def test_a_second_load_only_reads(fonts, built, monkeypatch):
   before = glyphs.load(built, fonts=fonts)
-  monkeypatch.setattr(glyphs, "_draw", None)
+  monkeypatch.setattr(glyphs, "draw", None)
   monkeypatch.setattr(glyphs, "_decode", None)
   for one, other in zip(before, glyphs.load(built, fonts=fonts), strict=True):
     np.testing.assert_array_equal(one.source.images, other.source.images)
@@ -234,12 +234,12 @@ def test_the_default_fonts_give_the_counts_of_the_benchmark(tmp_path):
 
 def test_another_rasteriser_only_warns(fonts, monkeypatch, tmp_path):
   drawn = glyphs.draw(glyphs.find_faces(fonts), 6)
-  monkeypatch.setattr(glyphs, "_draw", lambda *_: drawn)
+  monkeypatch.setattr(glyphs, "draw", lambda *_: drawn)
   with pytest.warns(UserWarning, match="the benchmark has .*'classes': 3464.* Pillow"):
     Glyphs(data_dir=tmp_path)._split_generators(None)
 
 
 def test_too_few_shared_characters(fonts, monkeypatch, tmp_path):
-  monkeypatch.setattr(glyphs, "_draw", lambda *_: [{65: b"A", 66: b"B", 67: b"C"}])
+  monkeypatch.setattr(glyphs, "draw", lambda *_: [{65: b"A", 66: b"B", 67: b"C"}])
   with pytest.raises(ValueError, match="share 3 classes of characters, expected"):
     Glyphs(fonts=fonts, data_dir=tmp_path)._split_generators(None)

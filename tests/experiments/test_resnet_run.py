@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_are_refused(run_arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("fields", "says"),
   [
-    ({"model": "glyph_net"}, "model=glyph_net has no backbone"),
+    ({"model": "glyph_net"}, "only model=resnet50 or resnet18"),
     (
       {"backbone_learning_rate": "none", "frozen_backbone_fraction": 0.5},
       "frozen_backbone_fraction=0.5: give the backbone_learning_rate",
@@ -166,6 +166,7 @@ def test_a_photo_is_cut_as_it_is_decoded_and_seen_whole_otherwise(
     shorter_side=28,
     view=view,
     smallest_crop=0.4,
+    recall_at=(1,),
   )
   monkeypatch.setattr(views, "random_resized_crop", crop)
   data = assemble.load_data(config)
