@@ -323,7 +323,7 @@ def test_a_sample_is_the_formula_over_own_and_drawn_classes():
     seen.add(drawn)
     # Blocks that were not drawn get no gradient, but for the own classes.
     untouched = set(range(8)) - {2 * b + i for b in drawn for i in (0, 1)} - {0, 5}
-    np.testing.assert_array_equal(by_c[sorted(untouched)], 0)
+    np.testing.assert_array_equal(by_c[np.array(sorted(untouched))], 0)
     assert np.abs(by_c[labels]).min(axis=1).max() > 0
     step = 1e-6
     for i, d in itertools.product(range(3), range(4)):
