@@ -266,7 +266,7 @@ def load(
   found = {}
   for split, paths in info.metadata["paths"].items():
     labels = np.asarray(info.metadata["labels"][split], np.int32)
-    order = np.asarray(sorted(range(len(paths)), key=paths.__getitem__))
+    order = np.asarray(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
     examples = Examples(
       source=Records(
         open_records(split, decoders={"image": tfds.decode.SkipDecoding()}),

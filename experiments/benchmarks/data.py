@@ -40,9 +40,9 @@ from ccl_jax.data.examples import Examples
 
 SIZES = {"500 x 375": (500, 375), "1600 x 1200": (1600, 1200)}
 FILES, SIZE, BATCH = 32, 224, 32  # photographs of a size; pixels; images of a batch
-# Batches of a turn: as many as the threads of ccl_jax work on at once, since those end
-# at about the same time.
-BATCHES = 8
+# Batches of a turn: several times what ccl_jax works on at once (8 in threads, up to 16
+# with two workers), since those end at about the same time.
+BATCHES = 32
 CORES = os.cpu_count() or 1
 
 
