@@ -1,74 +1,35 @@
-"""From a config to the parts of a run. The one place that reads every field."""
+"""From a config to the parts of a run."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ccl_jax import (
   centers,
   class_mesh,
-  clustering,
   loop,
   losses,
   objectives,
   optim,
   placement,
-  probe,
-  retrieval,
   step,
 )
 from ccl_jax.checkpoint import Checkpoints
-from ccl_jax.data import (
-  biased_glyphs,
-  biased_mnist,
-  cars,
-  cub,
-  folder,
-  glyphs,
-  inshop,
-  pipeline,
-  sop,
-  tfds_images,
-  utkface,
-  views,
-)
-from ccl_jax.data.examples import Examples, hold_out_classes, hold_out_images
+from ccl_jax.data import pipeline, views
+from ccl_jax.data.examples import Examples
 from ccl_jax.models import import_torch, resnet
 from ccl_jax.models.glyph_net import GlyphNet
 from ccl_jax.models.projection import Projected
 from configs.base import Config
 from experiments import workdir
-
-
-class Data(NamedTuple):
-  """The images of a run, by the use that is made of them."""
-
-  train: Examples
-  validation: Examples | None  # classes, or images, held out of the train ones
-  test: Examples  # that no choice was made on; where a gallery is, the queries
-  gallery: Examples | None = None  # what they are searched in; None: among each other
-
-
-class Embedded(NamedTuple):
-  """Embeddings and labels of test examples, in their order, and of any gallery."""
-
-  queries: np.ndarray  # [Q, D]
-  labels: np.ndarray  # [Q]
-  gallery: np.ndarray | None = None  # [N, D]
-  gallery_labels: np.ndarray | None = None  # [N]
-
-
-BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
-Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
+from experiments.datasets import Data
+from experiments.testing import Embed
 
 
 class Run(NamedTuple):
@@ -78,93 +39,6 @@ class Run(NamedTuple):
   train_step: step.TrainStep
   init_state: Callable[[], step.TrainState]
   embed: Embed  # (state, examples) -> embeddings [N, D], labels [N]
-
-
-def load_data(config: Config) -> Data:
-  """Builds or finds the images, and checks that they can be read.
-
-  Raises:
-    ValueError, OSError: naming what is missing or unreadable, and what to do.
-  """
-  train, test, *gallery = (
-    dataclasses.replace(examples, shorter_side=config.shorter_side)
-    for examples in _load_splits(config)
-  )
-  if config.probe != "none" and train.class_names != test.class_names:
-    raise ValueError(
-      f"probe={config.probe} needs test images of the train classes: give --config."
-      "probe=none, or a dataset whose classes are the same in both"
-    )
-  hold_out = hold_out_classes if config.probe == "none" else hold_out_images
-  train, validation = hold_out(train, config.validation_fraction, seed=config.seed)
-  data = Data(train, validation, test, *gallery)
-  _check_depths(config, data)
-  return data
-
-
-def _load_splits(config: Config) -> tuple[Examples, ...]:
-  """Train and test examples, and a gallery where the benchmark has one."""
-  pixels = {"image_size": config.image_size, "channels": config.channels}
-  if config.dataset == "glyphs":
-    return glyphs.load(config.data_dir, fonts=config.fonts)
-  if config.dataset in BENCHMARKS:
-    return BENCHMARKS[config.dataset].load(
-      config.data_dir, images=config.images, classes=config.classes, **pixels
-    )
-  if config.dataset == "biased_glyphs":
-    return biased_glyphs.load(
-      config.data_dir, rho=config.rho, image_size=config.image_size
-    )
-  if config.dataset == "biased_mnist":
-    return biased_mnist.load(config.data_dir, rho=config.rho)
-  if config.dataset == "tfds":
-    if config.tfds_name is None:
-      raise ValueError("dataset=tfds needs a name: add --config.tfds_name=cifar10")
-    return tfds_images.load(
-      config.tfds_name,
-      config.data_dir,
-      train=config.tfds_train,
-      test=config.tfds_test,
-      label=config.label,
-      bias=config.bias,
-      **pixels,
-    )
-  if config.images is None:
-    raise ValueError(
-      f"dataset={config.dataset} needs images: add --config.images=FOLDER, which holds "
-      + (
-        "a subfolder of images for each class" if config.dataset == "folder" else "them"
-      )
-    )
-  load = folder.load if config.dataset == "folder" else utkface.load
-  train, test = load(config.images, seed=config.seed, **pixels)
-  folder.verify(train)
-  folder.verify(test)
-  return train, test
-
-
-def _check_depths(config: Config, data: Data) -> None:
-  """Refuses a Recall@K that asks for more neighbours than a split has."""
-  found = [len(data.gallery) if data.gallery else len(data.test) - 1]
-  found += [len(data.validation) - 1] if data.validation else []
-  if max(config.recall_at) > min(found):
-    raise ValueError(
-      f"recall_at={config.recall_at} with {min(found)} images to find: give a smaller"
-      " K, or more images"
-    )
-
-
-def load_pictures(config: Config, path: Path) -> Examples:
-  """A picture, or all below a folder, as the run's model is to see them.
-
-  Raises:
-    ValueError, OSError: naming what is missing or unreadable, and what to do.
-  """
-  pictures = folder.unlabelled(
-    path, image_size=config.image_size, channels=config.channels
-  )
-  folder.verify(pictures)
-  return dataclasses.replace(pictures, shorter_side=config.shorter_side)
 
 
 def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
@@ -403,112 +277,3 @@ def restore(rundir: Path) -> step.TrainState:
       if restored := saved.restore(leave=("objective", "objective_state", "opt_state")):
         return step.TrainState(**restored[0], objective_state={}, opt_state={})
   raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")
-
-
-def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
-  """Embeds the test examples, and the gallery where there is one."""
-  gallery = embed(state, data.gallery) if data.gallery else ()
-  return Embedded(*embed(state, data.test), *gallery)
-
-
-def score(config: Config, embedded: Embedded) -> dict[str, float]:
-  """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
-  return retrieval.evaluate(*embedded, ks=config.recall_at)
-
-
-def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
-  """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
-  embeddings, labels = embedded.queries, embedded.labels
-  if embedded.gallery is not None and embedded.gallery_labels is not None:
-    embeddings = np.concatenate([embeddings, embedded.gallery])
-    labels = np.concatenate([labels, embedded.gallery_labels])
-  return clustering.evaluate(embeddings, labels, seed=config.seed)
-
-
-class Tested(NamedTuple):
-  """What a trained state does on images that no choice was made on."""
-
-  metrics: dict[str, float]
-  embedded: Embedded
-  cells: np.ndarray | None  # accuracy of the linear probe [K, A], where there is a bias
-
-
-def test(
-  config: Config,
-  embed: Embed,
-  state: step.TrainState,
-  data: Data,
-) -> Tested:
-  """Retrieval among the test examples, and the probes, if any."""
-  embedded = embed_test(embed, state, data)
-  metrics, cells = score(config, embedded), None
-  if config.probe != "none":
-    of_train, _ = embed(state, data.train)
-    probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
-    metrics |= probed
-  return Tested(metrics, embedded, cells)
-
-
-def _probe(
-  config: Config,
-  train: Examples,
-  train_embeddings: np.ndarray,
-  examples: Examples,
-  embeddings: np.ndarray,
-) -> tuple[dict[str, float], np.ndarray | None]:
-  """Accuracy of a linear probe and of the nearest neighbours, by cells too."""
-  fitted = train_embeddings, train.labels, embeddings
-  if config.probe == "lbfgs":
-    by_line = probe.linear(*fitted)
-  else:
-    key = jax.random.key(config.seed)
-    by_line = probe.linear_as_published(*fitted, key=key)
-  predicted = {
-    "probe": by_line,
-    "neighbours": probe.neighbours(*fitted, k=config.neighbours),
-  }
-  metrics, cells = {}, None
-  for name, classes in predicted.items():
-    metrics[f"{name} accuracy"] = float(np.mean(classes == examples.labels))
-    if train.bias is not None and examples.bias is not None:
-      shape = train.num_classes, len(train.bias_names)
-      found = probe.by_cell(classes, examples.labels, examples.bias, shape)
-      aligned = probe.aligned_cells(train.labels, train.bias, shape)
-      parts = probe.bias_metrics(found, aligned)
-      metrics |= {f"{name} {part}": value for part, value in parts.items()}
-      cells = found if name == "probe" else cells
-  return metrics, cells
-
-
-def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
-  """Accuracy by class and attribute, as JSON: None where there is no image."""
-  return {
-    "classes": list(examples.class_names),
-    "attributes": list(examples.bias_names),
-    "accuracy": [[None if np.isnan(x) else float(x) for x in row] for row in cells],
-  }
-
-
-def has_centers(state: step.TrainState) -> bool:
-  """Whether the loss learns or remembers a center for each class."""
-  return _centers_of(state) is not None
-
-
-def _centers_of(state: step.TrainState) -> jax.Array | None:
-  trained, bank = state.params["objective"], state.objective_state
-  if "centers" in trained:
-    return trained["centers"]
-  if isinstance(bank, dict):  # of sampled classes, or none
-    bank = bank.get("inner")
-  return bank.centers if bank else None
-
-
-def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
-  """The centers [n, D] of n classes, trained or from the bank, at unit length."""
-  vectors = _centers_of(state)
-  assert vectors is not None
-  # Of a sharded bank only these rows are copied, to each device.
-  mesh = getattr(vectors.sharding, "mesh", None)
-  everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-  pick = jax.jit(lambda rows: centers.unit(rows[classes]), out_shardings=everywhere)
-  return np.asarray(pick(vectors))

@@ -78,11 +78,11 @@ def store(path: Path, result: dict[str, Any]) -> None:
 def run(config: Config) -> dict[str, Any]:
   """One run from start to test metrics, without checkpoints or a report."""
   # Slow to import, and not needed for a table.
-  from experiments import assemble
+  from experiments import assemble, datasets, testing
   from experiments.train import versions
 
   start = time.perf_counter()
-  data = assemble.load_data(config)
+  data = datasets.load_data(config)
   parts = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)
   state = parts.placement.put_state(parts.init_state())
@@ -93,7 +93,7 @@ def run(config: Config) -> dict[str, Any]:
   loss = float(parts.placement.one_copy(metrics)["loss"])
   if not math.isfinite(loss):
     raise ValueError(f"the loss ended as {loss}: lower the learning rate")
-  found = assemble.test(config, parts.embed, parts.placement.one_copy(state), data)
+  found = testing.test(config, parts.embed, parts.placement.one_copy(state), data)
   return {
     "metrics": {"loss": loss, **found.metrics},
     "steps": config.steps,

@@ -13,7 +13,7 @@ import numpy as np
 
 from ccl_jax.data.examples import Examples
 from ccl_jax.step import TrainState
-from experiments.assemble import Data
+from experiments.datasets import Data
 
 ABOUT = "about.json"
 

@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   with exit_on_bad_input():
     config = workdir.read_config(args.workdir)
 
-  from experiments import assemble, embeddings
+  from experiments import assemble, datasets, embeddings, testing
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
-    data = assemble.load_data(config)
+    data = datasets.load_data(config)
     if args.split == "validation":
       if data.validation is None:
         raise ValueError("the run holds out nothing to validate on: its fraction is 0")
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save_embeddings:
       args.save_embeddings.mkdir(parents=True, exist_ok=True)
   embed = assemble.make_embed(config, flip=args.flip)
-  tested = assemble.test(config, embed, state, data)
+  tested = testing.test(config, embed, state, data)
   embedded = tested.embedded
   about = {"split": args.split, "step": int(state.step), "flip": args.flip}
   if args.save_embeddings:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       embeddings.save(folder / "gallery", data.gallery, embedded.gallery, run)
   metrics = tested.metrics
   if args.nmi:
-    metrics |= assemble.score_clusters(config, embedded)
+    metrics |= testing.score_clusters(config, embedded)
   print(json.dumps({**about, **metrics}))
 
 

@@ -38,23 +38,23 @@ def main(argv: Sequence[str] | None = None) -> None:
       raise ValueError(f"--k={args.k}: expected 1 or more")
 
   from ccl_jax import report, retrieval
-  from experiments import assemble, embeddings
+  from experiments import assemble, datasets, embeddings
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
     saved = embeddings.load(args.embeddings) if args.embeddings else None
     if saved:
-      pictures = embeddings.pictures_of(saved, state, assemble.load_data(config))
+      pictures = embeddings.pictures_of(saved, state, datasets.load_data(config))
       names = pictures.ids
     else:
-      pictures = assemble.load_pictures(config, args.images)
+      pictures = datasets.load_pictures(config, args.images)
       names = [str(Path(path).relative_to(args.images)) for path in pictures.ids]
     own = row_of(args.query, pictures.ids)
     if own is None and not args.query.is_file():
       raise ValueError(
         f"--query={args.query}: no such file, nor an id of what is saved"
       )
-    query = assemble.load_pictures(config, args.query) if own is None else None
+    query = datasets.load_pictures(config, args.query) if own is None else None
   embed = assemble.make_embed(config, flip=saved is not None and saved.about["flip"])
   searched = saved.embeddings if saved else embed(state, pictures)[0]
   wanted = embed(state, query)[0] if query else searched[[own]]

@@ -11,7 +11,7 @@ from ccl_jax import report, retrieval
 from ccl_jax.data.examples import Examples
 from ccl_jax.step import TrainState
 from configs.base import Config
-from experiments import assemble, workdir
+from experiments import datasets, testing, workdir
 
 NEIGHBOURS = 5  # that the report shows of each query
 MAPPED = 10_000  # classes that it chooses from for the map of centers
@@ -35,9 +35,9 @@ def write_report(
   config: Config,
   events: Sequence[dict[str, Any]],
   result: dict[str, Any],
-  data: assemble.Data,
+  data: datasets.Data,
   centers: report.CenterMap | None,
-  embedded: assemble.Embedded,
+  embedded: testing.Embedded,
 ) -> None:
   """Writes report.html."""
   cells = result.get("cells")
@@ -52,7 +52,7 @@ def write_report(
   )
 
 
-def neighbours_of(data: assemble.Data, embedded: assemble.Embedded):
+def neighbours_of(data: datasets.Data, embedded: testing.Embedded):
   """Each test picture with its nearest in the gallery, or among the others."""
   gallery = data.gallery or data.test
   k = min(NEIGHBOURS, len(gallery) - 1)
@@ -71,14 +71,14 @@ def neighbours_of(data: assemble.Data, embedded: assemble.Embedded):
 
 def map_of(examples: Examples, state: TrainState) -> report.CenterMap | None:
   """The train classes' centers, if any, each with the first picture of its class."""
-  if not assemble.has_centers(state):
+  if not testing.has_centers(state):
     return None
   classes, first = np.unique(examples.labels, return_index=True)
   if len(classes) > MAPPED:
     some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
     classes, first = classes[some], first[some]
   return report.CenterMap(
-    centers=assemble.class_centers(state, classes),
+    centers=testing.class_centers(state, classes),
     images=Images(examples, first),
     names=[caption(examples.class_names[label]) for label in classes],
   )

@@ -44,12 +44,12 @@ def train(config: Config, folder: Path) -> None:
   from ccl_jax.checkpoint import Checkpoints
   from ccl_jax.loop import NonFiniteLoss, Stopped, fit
   from ccl_jax.run_log import RunLog
-  from experiments import assemble, show
+  from experiments import assemble, datasets, show, testing
 
   first = processes.is_first()
   with exit_on_bad_input():
     with processes.first_goes_first("data"):
-      data = assemble.load_data(config)
+      data = datasets.load_data(config)
     run = assemble.make_run(config, data)
     batches = assemble.train_batches(config, data.train)
     state = run.init_state()
@@ -59,8 +59,8 @@ def train(config: Config, folder: Path) -> None:
       workdir.claim(folder, config)
 
   def evaluate(state):
-    embedded = assemble.Embedded(*run.embed(state, data.validation))
-    return assemble.score(config, embedded)
+    embedded = testing.Embedded(*run.embed(state, data.validation))
+    return testing.score(config, embedded)
 
   try:
     with (
@@ -97,7 +97,7 @@ def train(config: Config, folder: Path) -> None:
           eval_every=config.eval_every,
           checkpoint_every=config.checkpoint_every,
         )
-        tested = assemble.test(config, run.embed, state, data)
+        tested = testing.test(config, run.embed, state, data)
         centers = show.map_of(data.train, state)
         log.write("test", config.steps, tested.metrics)
   except NonFiniteLoss as error:
@@ -121,7 +121,7 @@ def train(config: Config, folder: Path) -> None:
     "versions": versions(),
   }
   if tested.cells is not None:
-    result["cells"] = assemble.describe_cells(data.test, tested.cells)
+    result["cells"] = testing.describe_cells(data.test, tested.cells)
   show.write_report(folder, config, log.events, result, data, centers, tested.embedded)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from configs.base import Config
-from experiments import assemble, command_line
+from experiments import assemble, command_line, datasets
 
 CONFIG = Path("configs", "glyphs.py")
 TURNS, STEPS, DRAWN = 9, 20, 32  # turns of so many steps, over so many batches
@@ -38,7 +38,7 @@ def main() -> None:
   parser.add_argument("--out", type=Path, help="where to write JSON")
   out = parser.parse_args().out
   glyphs = command_line.load_config(str(CONFIG), {})
-  assemble.load_data(glyphs)  # built once, before the contestants ask for it
+  datasets.load_data(glyphs)  # built once, before the contestants ask for it
 
   names = list(CONTESTANTS)
   if importlib.util.find_spec("torch") is None:
@@ -73,7 +73,7 @@ class Contestant:
 def serve(name: str, pipe) -> None:
   """Takes as many steps as it is asked for, until the other end of the pipe closes."""
   config = command_line.load_config(str(CONFIG), {})
-  data = assemble.load_data(config)
+  data = datasets.load_data(config)
   run = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)
   if name != "ccl_jax with its data":

@@ -8,7 +8,7 @@ import pytest
 from ccl_jax import retrieval
 from ccl_jax.run_log import read_events
 from configs.base import Config
-from experiments import assemble, evaluate, retrieve, train, workdir
+from experiments import assemble, datasets, evaluate, retrieve, testing, train, workdir
 from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.
@@ -36,7 +36,7 @@ class Interrupted(Exception):
   pass
 
 
-@pytest.fixture(scope="module", params=assemble.BENCHMARKS)
+@pytest.fixture(scope="module", params=datasets.BENCHMARKS)
 def run(request, archives, tmp_path_factory, shared_programs):
   """A run that was stopped before its third step, and gone on with."""
   name = request.param
@@ -94,7 +94,7 @@ def test_the_whole_way(run, capsys):
 def test_saved_embeddings_are_searched(run, capsys, tmp_path):
   name, folder = run
   evaluate.main([f"--workdir={folder}", f"--save-embeddings={tmp_path}"])
-  data = assemble.load_data(workdir.read_config(folder))
+  data = datasets.load_data(workdir.read_config(folder))
   scored = json.loads(capsys.readouterr().out.splitlines()[-1])
   if name == "inshop":
     parts = {tmp_path / "query": data.test, tmp_path / "gallery": data.gallery}
@@ -127,22 +127,20 @@ def test_queries_are_searched_in_the_gallery_alone():
     "queries": (np.array([[1, 0], [1, 0.1]]), np.array([0, 0])),
     "gallery": (np.array([[1.0, 1], [0, 1]]), np.array([1, 0])),
   }
-  data = assemble.Data(None, None, "queries", "gallery")
-  found = assemble.embed_test(lambda _, part: embedded[part], None, data)
-  scores = assemble.score(Config(recall_at=(1, 2)), found)
+  data = datasets.Data(None, None, "queries", "gallery")
+  found = testing.embed_test(lambda _, part: embedded[part], None, data)
+  scores = testing.score(Config(recall_at=(1, 2)), found)
   assert (scores["recall@1"], scores["recall@2"]) == (0, 1)
-  among = assemble.embed_test(
+  among = testing.embed_test(
     lambda _, part: embedded[part], None, data._replace(gallery=None)
   )
-  assert assemble.score(Config(recall_at=(1,)), among)["recall@1"] == 1
+  assert testing.score(Config(recall_at=(1,)), among)["recall@1"] == 1
 
 
 def test_clusters_count_the_gallery_too():
   far = np.eye(2, 8)
-  found = assemble.Embedded(
-    far[[0, 1]], np.array([0, 1]), far[[0, 1]], np.array([1, 0])
-  )
+  found = testing.Embedded(far[[0, 1]], np.array([0, 1]), far[[0, 1]], np.array([1, 0]))
   # Two groups, each half of one class and half of the other: they tell nothing.
-  assert assemble.score_clusters(Config(), found)["nmi"] == pytest.approx(0, abs=1e-6)
-  alone = assemble.score_clusters(Config(), found._replace(gallery=None))
+  assert testing.score_clusters(Config(), found)["nmi"] == pytest.approx(0, abs=1e-6)
+  alone = testing.score_clusters(Config(), found._replace(gallery=None))
   assert alone["nmi"] == pytest.approx(1)

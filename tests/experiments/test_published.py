@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import assemble, command_line, compare, evaluate, train, workdir
+from experiments import (
+  assemble,
+  command_line,
+  compare,
+  datasets,
+  evaluate,
+  train,
+  workdir,
+)
 from tests.data import stand_ins
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +71,7 @@ def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path, shared_program
     assert metrics["probe accuracy"] > 0.5, "quarters are told apart by any network"
     assert "probe unbiased" not in metrics
 
-  data = assemble.load_data(config)
+  data = datasets.load_data(config)
   assert (len(data.train), len(data.test)) == (80, 40)
   batch = next(assemble.train_batches(config, data.train))
   assert batch["image"].shape == (32, 32, 32, 3)
@@ -124,7 +132,7 @@ def test_evaluate_probes_again_and_on_held_out_images(finished, capsys):
 
 def test_what_is_probed_lies_below_the_head(finished):
   config = workdir.read_config(finished)
-  data, state = assemble.load_data(config), assemble.restore(finished)
+  data, state = datasets.load_data(config), assemble.restore(finished)
   features, _ = assemble.make_embed(config)(state, data.test)
   assert config.projection == (8, 4) and features.shape == (40, 16)
 

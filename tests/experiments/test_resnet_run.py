@@ -13,7 +13,7 @@ from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import views
 from ccl_jax.models import resnet
 from configs.base import Config
-from experiments import assemble, command_line, train
+from experiments import assemble, command_line, datasets, train
 from tests.experiments.test_command_line import refusal
 from tests.models import oracles
 from tests.models.test_import_torch import safetensors
@@ -169,9 +169,9 @@ def test_a_photo_is_cut_as_it_is_decoded_and_seen_whole_otherwise(
     recall_at=(1,),
   )
   monkeypatch.setattr(views, "random_resized_crop", crop)
-  data = assemble.load_data(config)
+  data = datasets.load_data(config)
   assert data.train.shorter_side == data.test.shorter_side == 28
-  assert assemble.load_pictures(config, pictures).shorter_side == 28
+  assert datasets.load_pictures(config, pictures).shorter_side == 28
   images = next(assemble.train_batches(config, data.train))["image"]
   assert images.shape == (16, 24, 24, 3)
   is_cut = (images == [102, 0, 0]).all(axis=(1, 2, 3))

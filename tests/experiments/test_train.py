@@ -18,7 +18,7 @@ from ccl_jax import clustering
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data.examples import Decoded
 from ccl_jax.run_log import read_events
-from experiments import assemble, evaluate, retrieve, train, workdir
+from experiments import assemble, datasets, evaluate, retrieve, train, workdir
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"images_per_second", "waiting_for_data", "seconds"}
@@ -176,7 +176,7 @@ def test_flip_takes_the_mean_with_the_mirror_image(finished, saved, tmp_path, ca
   evaluate.main([f"--workdir={rundir}", "--flip", f"--save-embeddings={tmp_path}"])
   assert json.loads(capsys.readouterr().out.splitlines()[-1])["flip"] is True
   config = workdir.read_config(rundir)
-  examples = assemble.load_data(config).test
+  examples = datasets.load_data(config).test
   rows = np.arange(len(examples))
   images = examples.take(rows)["image"][:, :, ::-1]
   mirrored = dataclasses.replace(examples, source=Decoded(images), indices=rows)
