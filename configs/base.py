@@ -71,6 +71,7 @@ class Config:
   view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
   smallest_crop: float = 0.2  # photo: the least part of a picture's area
   views: int = 1  # V, rows that each image takes of a batch, each its own random change
+  images_per_class: int = 0  # M, of each class of a batch; 0: shuffled, as they come
   num_workers: int = 0  # processes that decode images; 0: threads of this one
 
   # Model.
@@ -142,7 +143,14 @@ class Config:
     ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
-    for name in ("seed", "num_workers", "weight_decay", "class_shards", "depth"):
+    for name in (
+      "seed",
+      "images_per_class",
+      "num_workers",
+      "weight_decay",
+      "class_shards",
+      "depth",
+    ):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     if not 0 < self.sample_rate <= 1:

@@ -234,6 +234,7 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
       view=known_views[config.view],
       crop=crop if config.view in ("photo", "photo_color") else None,
       num_views=config.views,
+      images_per_class=config.images_per_class or None,
       num_workers=config.num_workers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import grain
@@ -24,6 +25,7 @@ def train_batches(
   view: View | None = None,
   crop: Crop | None = None,
   num_views: int = 1,
+  images_per_class: int | None = None,
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -32,6 +34,13 @@ def train_batches(
 
   A batch may end one epoch and open the next: no example is dropped, and each run of
   len(examples) rows, counted from the first, is a permutation.
+
+  With `images_per_class` M a batch has P = batch_size / M classes with M images each,
+  side by side. Every ceil(K / P) batches visit all K classes that have images; where P
+  does not divide K, the last of these batches fills up with classes that were visited,
+  taken in rotation. A class goes through its images in the same way, M at each visit:
+  none is repeated before all were shown. A class of fewer than M images shows all of
+  them at each visit, and some again to make up M.
 
   Args:
     examples: what to train on.
@@ -42,6 +51,7 @@ def train_batches(
       does; None leaves that to the examples.
     num_views: V; each image takes V rows of the batch, side by side, and each row its
       own draw of the view.
+    images_per_class: M; None shuffles the examples whatever their classes.
     num_workers: processes that read and decode; 0 works in threads of this process.
     process_index: of this process among those that share a batch.
     process_count: how many do. Process p gets its p-th part, batch_size //
@@ -54,7 +64,8 @@ def train_batches(
 
   Raises:
     ValueError: a batch larger than the data or not divisible by the processes, a label
-      outside of 0..K-1, or several views where there is no view to draw.
+      outside of 0..K-1, several views where there is no view to draw, or a batch that
+      is not of P different classes with M images each.
   """
   if not 0 < batch_size <= len(examples):
     raise ValueError(
@@ -69,11 +80,15 @@ def train_batches(
     )
   _check_labels(examples)
   steps = grain.MapDataset.range(sys.maxsize).seed(seed)
-  load = examples, seed, batch_size, rows, num_views
+  if images_per_class is None:
+    order = _Shuffled(seed, batch_size, len(examples))
+  else:
+    order = _by_class(examples, seed, batch_size, images_per_class)
+  load = examples, order, rows, num_views
   if crop is None:
     dataset = steps.map(_Load(*load))
   else:
-    dataset = steps.random_map(_LoadCropped(*load, crop))
+    dataset = steps.random_map(_LoadCropped(*load, batch_size, crop))
   if view is not None:
     seen = _of_views(rows, num_views)
     dataset = dataset.random_map(_View(view, batch_size * num_views, seen))
@@ -160,13 +175,12 @@ class _Load:
   """From a step to one process's rows of its batch; travels to workers."""
 
   examples: Examples
-  seed: int
-  batch_size: int
+  order: Callable[[int], np.ndarray]  # from a step to the rows of its global batch
   rows: slice
   num_views: int
 
   def __call__(self, step: int) -> Batch:
-    order = _order(self.seed, step, self.batch_size, len(self.examples))[self.rows]
+    order = self.order(step)[self.rows]
     batch = self.examples.take(order) | {"example": order.astype(np.int32)}
     if self.num_views == 1:
       return batch
@@ -177,11 +191,11 @@ class _Load:
 class _LoadCropped(_Load):
   """The same, with images cropped as they are decoded, each view for itself."""
 
+  batch_size: int
   crop: Crop
 
   def __call__(self, step: int, rng: np.random.Generator) -> Batch:
-    order = _order(self.seed, step, self.batch_size, len(self.examples))
-    order = order[self.rows].repeat(self.num_views)
+    order = self.order(step)[self.rows].repeat(self.num_views)
     seen = _of_views(self.rows, self.num_views)
     part = _RowsOf(rng, seen, self.batch_size * self.num_views)
     batch = self.examples.take(order, self.crop, part)
@@ -206,24 +220,114 @@ class _View:
     return batch | {"image": self.view(batch["image"], part)}
 
 
-def _order(seed: int, step: int, batch_size: int, total: int) -> np.ndarray:
-  """Rows i64[batch_size] of a step.
+@dataclasses.dataclass(frozen=True)
+class _Shuffled:
+  """From a step to rows i64[batch_size]; travels to workers.
 
   Whole epochs are permuted at once: Grain's own shuffle looks rows up one by one, which
   costs as much as a small network's step.
   """
-  epochs, places = np.divmod(np.arange(batch_size) + step * batch_size, total)
-  return np.concatenate(
-    [
-      _permutation(seed, int(epoch), total)[places[epochs == epoch]]
-      for epoch in np.unique(epochs)
-    ]
-  )
+
+  seed: int
+  batch_size: int
+  total: int
+
+  def __call__(self, step: int) -> np.ndarray:
+    places = np.arange(self.batch_size) + step * self.batch_size
+    epochs, places = np.divmod(places, self.total)
+    return np.concatenate(
+      [
+        _permutation(self.seed, int(epoch), self.total)[places[epochs == epoch]]
+        for epoch in np.unique(epochs)
+      ]
+    )
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
   return np.random.default_rng((seed, epoch)).permutation(total)
+
+
+def _by_class(
+  examples: Examples, seed: int, batch_size: int, images_per_class: int
+) -> "_ByClass":
+  if images_per_class < 1 or batch_size % images_per_class:
+    raise ValueError(
+      f"batch_size is {batch_size} with images_per_class {images_per_class}: give"
+      " images_per_class of 1 or more that divides it"
+    )
+  rows_of = np.split(
+    np.argsort(examples.labels, kind="stable"),
+    np.cumsum(np.bincount(examples.labels))[:-1],
+  )
+  rows_of = tuple(rows for rows in rows_of if len(rows))
+  wanted = batch_size // images_per_class
+  if wanted > len(rows_of):
+    raise ValueError(
+      f"batch_size {batch_size} with images_per_class {images_per_class} takes"
+      f" {wanted} classes and {len(rows_of)} have images: give a batch_size of at most"
+      f" {len(rows_of) * images_per_class}, or more images of a class"
+    )
+  return _ByClass(seed, wanted, images_per_class, rows_of)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ByClass:
+  """From a step to rows i64[P * M] of P classes; travels to workers."""
+
+  seed: int
+  num_classes: int  # P, of a batch
+  num_images: int  # M, of a class
+  rows_of: tuple[np.ndarray, ...]  # of each class that has images
+
+  def __call__(self, step: int) -> np.ndarray:
+    turn = _turn((self.seed, 0), len(self.rows_of), self.num_classes, step)
+    return np.concatenate(
+      [self._visit(*place) for place in zip(*map(np.ndarray.tolist, turn), strict=True)]
+    )
+
+  def _visit(self, place: int, visit: int) -> np.ndarray:
+    """The M rows of a class at one of its visits."""
+    rows = self.rows_of[place]
+    distinct = min(self.num_images, len(rows))
+    taken, _ = _turn((self.seed, 1 + place), len(rows), distinct, visit)
+    return rows[np.resize(taken, self.num_images)]
+
+
+def _turn(
+  key: tuple[int, ...], total: int, size: int, turn: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which `size` different ones of `total` have a turn, and how many each had before.
+
+  A round of ceil(total / size) turns has each once, and in its last turn as many a
+  second time as fill it. These are taken in rotation, so that how often each was taken
+  before is known without going through the rounds.
+  """
+  turns = -(-total // size)
+  number, place = divmod(turn, turns)
+  extra = turns * size - total
+  taken = _round(key, total, size, number)[place * size : (place + 1) * size]
+  # Of the number * extra places of earlier rounds' rotation: those that were its own.
+  times = number + (number * extra + total - 1 - taken) // total
+  if place == turns - 1:
+    times[size - extra :] += 1
+  return taken, times
+
+
+# The order of a class is read again at its next visit: about as many as have classes.
+@functools.lru_cache(maxsize=2**14)
+def _round(key: tuple[int, ...], total: int, size: int, number: int) -> np.ndarray:
+  """The turns of a round, one after the other."""
+  order = np.random.default_rng((*key, number)).permutation(total)
+  extra = -total % size
+  twice = (number * extra + np.arange(extra)) % total
+  # The last turn has them for the second time, so it is not to have them for the first.
+  may_end = np.ones(total, bool)
+  may_end[twice] = False
+  last = order[may_end[order]][: size - extra]
+  early = np.ones(total, bool)
+  early[last] = False
+  return np.concatenate([order[early[order]], last, twice])
 
 
 class _RowsOf(np.random.Generator):

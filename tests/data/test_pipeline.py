@@ -1,5 +1,6 @@
 """Batches: order, splits over processes, saved iterators, padding."""
 
+import collections
 import dataclasses
 import itertools
 import time
@@ -179,6 +180,127 @@ def test_a_view_must_draw_a_row_for_each_image():
 
   with pytest.raises(TypeError, match="size"):
     next(iter(train_batches(numbered(), batch_size=4, seed=0, view=careless)))
+
+
+def of_sizes(*sizes):
+  """Examples of classes of some sizes, in a mixed order."""
+  labels = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+  labels = np.random.default_rng(0).permutation(labels)
+  return dataclasses.replace(
+    numbered(sum(sizes)),
+    labels=labels,
+    class_names=tuple(f"class {k}" for k in range(len(sizes))),
+  )
+
+
+# Where P divides the classes and where not, down to P = K; empty and small classes.
+BY_CLASS = [
+  (of_sizes(5, 4, 9, 6, 7, 4, 5, 8), 4, 2),
+  (of_sizes(5, 4, 9, 6, 7, 11, 5), 3, 3),
+  (of_sizes(12, 7, 10, 9, 5), 4, 4),
+  (of_sizes(6, 13, 8), 3, 5),
+  (of_sizes(9, 0, 1, 2, 5, 0, 3), 2, 4),
+  (of_sizes(3, 3, 3, 4, 5), 3, 1),
+]
+
+
+def assert_fair(taken, total, size):
+  """A round of `taken` has each of `total` before any again; each as often as others.
+
+  A round ends with the draw of `size` in which the last of them comes up.
+  """
+  counts = collections.Counter()
+  whole = -(-total // size) * size
+  rounds = [taken[i : i + whole] for i in range(0, len(taken) - whole + 1, whole)]
+  for one in rounds:
+    assert len(set(one[:total])) == total
+    counts.update(one)
+    assert len(counts) == total and max(counts.values()) - min(counts.values()) <= 1
+  return {tuple(one[:total]) for one in rounds}
+
+
+@pytest.mark.parametrize(("examples", "classes", "images"), BY_CLASS)
+def test_a_batch_has_some_images_of_some_classes_and_all_have_their_turn(
+  examples, classes, images
+):
+  sizes = collections.Counter(examples.labels.tolist())
+  batches = train_batches(
+    examples, batch_size=classes * images, seed=3, images_per_class=images
+  )
+  visited, shown = [], collections.defaultdict(list)
+  for batch in first(batches, 60 * -(-len(sizes) // classes)):
+    np.testing.assert_array_equal(batch["label"], examples.labels[batch["example"]])
+    labels = batch["label"].reshape(classes, images)
+    assert (labels == labels[:, :1]).all() and len(set(labels[:, 0])) == classes
+    visited += labels[:, 0].tolist()
+    for label, some in zip(
+      labels[:, 0].tolist(), batch["example"].reshape(classes, images), strict=True
+    ):
+      assert len(set(some)) == min(images, sizes[label])
+      shown[label] += some.tolist()
+  assert len(assert_fair(visited, len(sizes), classes)) > 3, "in an order of its own"
+  orders = {
+    # Of fewer than M, all are shown at each visit.
+    label: len(assert_fair(shown[label], size, min(images, size)))
+    for label, size in sizes.items()
+    if size >= images
+  }
+  assert all(number > 5 for label, number in orders.items() if sizes[label] > 3)
+  for label, size in sizes.items():
+    if size < images:
+      for start in range(0, len(shown[label]), images):
+        counts = collections.Counter(shown[label][start : start + images]).values()
+        assert len(counts) == size and max(counts) - min(counts) <= 1
+
+
+def run_by_class(seed=2, examples=BY_CLASS[1][0], **options):
+  pipeline._round.cache_clear()  # as in another process
+  return train_batches(
+    examples, batch_size=12, seed=seed, images_per_class=3, view=views.noise, **options
+  )
+
+
+def test_batches_by_class_are_a_function_of_seed_and_step():
+  whole = first(run_by_class(), 9)
+  assert_equal(first(run_by_class(), 9), whole)
+  others = first(run_by_class(seed=3), 9)
+  assert (others[0]["example"] != whole[0]["example"]).any()
+  for step in (8, 0, 5):  # in any order, from nothing but the step
+    pipeline._round.cache_clear()
+    iterator = iter(run_by_class())
+    iterator.set_state(iterator.get_state() | {"next_index": step})
+    assert_equal([next(iterator)], whole[step : step + 1])
+
+
+def test_batches_by_class_are_the_same_from_workers_and_of_several_processes():
+  whole = first(run_by_class(num_views=2), 4)
+  parts = [
+    first(run_by_class(num_views=2, process_index=p, process_count=4), 4)
+    for p in range(4)
+  ]
+  for step, batch in enumerate(whole):
+    assert len(batch["label"]) == 24
+    for field, values in batch.items():
+      joined = np.concatenate([part[step][field] for part in parts])
+      np.testing.assert_array_equal(joined, values)
+  iterator = iter(run_by_class(num_views=2, num_workers=2))
+  try:
+    assert_equal(first(iterator, 4), whole)
+  finally:
+    iterator.close()
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "images", "message"),
+  [
+    (8, 3, "batch_size is 8 with images_per_class 3: give images_per_class of 1 or"),
+    (8, 0, "batch_size is 8 with images_per_class 0: give images_per_class of 1 or"),
+    (12, 2, "takes 6 classes and 5 have images: give a batch_size of at most 10"),
+  ],
+)
+def test_a_batch_that_the_classes_cannot_fill(batch_size, images, message):
+  with pytest.raises(ValueError, match=message):
+    train_batches(numbered(), batch_size=batch_size, seed=0, images_per_class=images)
 
 
 def test_worker_processes_give_the_same_batches():
