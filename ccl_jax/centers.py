@@ -133,6 +133,44 @@ def _update_on_mesh(bank, embeddings, labels, momentum, mesh: ClassMesh) -> Cent
   )
 
 
+def repel(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  sharpness: float,
+  axis_name: str | None = None,
+) -> Float[Array, "B D"]:
+  r"""Directions from the batch's other classes to each embedding, for `update`.
+
+  .. math::
+    \tilde z_i = \mathrm{unit}\Big(z_i - \sum_{j : y_j \ne y_i} w_{ij} z_j\Big),
+    \qquad w_{ij} \propto e^{\tau z_i \cdot z_j}
+
+  with z of unit length and weights that sum to one. A bank that is moved by class means
+  alone keeps whatever all embeddings have in common, which no contrast then removes,
+  and its centers crowd; gradients would push a center away from others' embeddings,
+  and this does so too without a gradient: sharpness 0 subtracts the mean of the other
+  classes, a larger one mostly the nearest embeddings. Ours, not the paper's; measured
+  in experiments/README.md.
+
+  Args:
+    embeddings: [B, D], any length, any float type; read through `stop_gradient`.
+    labels: [B]; a negative label marks padding, which repels nothing.
+    sharpness: tau, 0 or more.
+    axis_name: a mapped axis over which the batch is split, as in `update`.
+
+  Returns:
+    [B, D] of unit length. An example without another class in the batch stays.
+  """
+  z = unit(drop_padding(jax.lax.stop_gradient(embeddings), labels))
+  others, their_labels = z, labels
+  if axis_name is not None:
+    others, their_labels = jax.lax.all_gather((z, labels), axis_name, tiled=True)
+  rivals = (labels[:, None] != their_labels) & (their_labels >= 0)
+  weights = jax.nn.softmax(sharpness * z @ others.T, axis=1, where=rivals)
+  return unit(z - jnp.where(rivals, weights, 0.0) @ others)
+
+
 def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:
   """Adds classes that were not known before; the old ones keep row and center.
 

@@ -78,6 +78,28 @@ normalized_softmax = dense_or_streaming(
 )
 
 
+def _move(
+  bank: centers.CenterBank,
+  embeddings: Array,
+  labels: Array,
+  losses_of_rows: Array,
+  *,
+  momentum: float,
+  sharpness: float | None,
+  axis_name: str | None,
+  mesh: ClassMesh | None,
+) -> centers.CenterBank:
+  """The bank after a batch whose losses were taken."""
+  embeddings = _once_read(embeddings, losses_of_rows)
+  if sharpness is not None:
+    embeddings = centers.repel(
+      embeddings, labels, sharpness=sharpness, axis_name=axis_name
+    )
+  return centers.update(
+    bank, embeddings, labels, momentum=momentum, axis_name=axis_name, mesh=mesh
+  )
+
+
 def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
   """The embeddings, for an update that begins when the loss has read the bank.
 
@@ -95,6 +117,7 @@ def with_bank(
   dim: int,
   *,
   momentum: float,
+  sharpness: float | None = None,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> Objective:
@@ -109,6 +132,7 @@ def with_bank(
     num_classes: K.
     dim: D.
     momentum: mu of `centers.update`.
+    sharpness: tau of `centers.repel`; None moves the bank by class means alone.
     axis_name: the mapped axis under `pmap`; None under `jit`.
     mesh: lays the bank out over devices; `loss` is to be bound to it too.
   """
@@ -121,11 +145,13 @@ def with_bank(
     del params
     labels = batch["label"]
     values = loss(embeddings, labels, jax.lax.stop_gradient(bank.centers))
-    new_bank = centers.update(
+    new_bank = _move(
       bank,
-      _once_read(embeddings, values),
+      embeddings,
       labels,
+      values,
       momentum=momentum,
+      sharpness=sharpness,
       axis_name=axis_name,
       mesh=mesh,
     )
@@ -237,6 +263,7 @@ def center_contrastive_loss(
   margin: float = 0.2,
   center_weight: float = 2.0,
   momentum: float = 0.5,
+  sharpness: float | None = None,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:
@@ -257,6 +284,8 @@ def center_contrastive_loss(
     margin: m, in units of cosine.
     center_weight: lambda, the weight of the pull to the own center.
     momentum: mu of the center update, in [0, 1].
+    sharpness: lets the batch's other classes push the centers away, by
+      `centers.repel`, our addition; None is the bank of class means.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split; loss and bank are then those of the global batch, the same on
       every device, and gradients are to be averaged with `lax.pmean`.
@@ -288,11 +317,13 @@ def center_contrastive_loss(
     mesh=mesh,
   )
   loss = losses.mean_over_examples(values, labels, axis_name)
-  new_bank = centers.update(
+  new_bank = _move(
     bank,
-    _once_read(embeddings, values),
+    embeddings,
     labels,
+    values,
     momentum=momentum,
+    sharpness=sharpness,
     axis_name=axis_name,
     mesh=mesh,
   )

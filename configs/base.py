@@ -95,6 +95,7 @@ class Config:
   center_weight: float = 2.0  # lambda of the pull to the own center
   temperature: float = 0.1  # tau of nt_xent, supcon and contex
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
+  sharpness: float | None = None  # of what pushes the bank's centers apart, if anything
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
 
   # Optimizer: by default AdamW for the model, Adam for what the loss trains.

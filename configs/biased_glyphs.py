@@ -13,6 +13,7 @@ The table over losses and rho: python -m experiments.compare \
 import dataclasses
 
 from configs.base import Config
+from configs.comparison import Comparison
 
 # Of the published views only the grey one: a digit that is mirrored or cut out of its
 # picture is another digit, and a jittered hue would blur the colours that are the bias.
@@ -51,7 +52,7 @@ def get_config() -> Config:
   )
 
 
-def get_comparison() -> dict[tuple[str, str], Config]:
+def get_comparison() -> Comparison:
   """Each method at each rho, small enough for 150 runs on one core."""
   small = dataclasses.replace(
     get_config(),
@@ -61,8 +62,8 @@ def get_comparison() -> dict[tuple[str, str], Config]:
     projection=(64, 32),
     steps=1000,
   )
-  return {
-    (name, f"rho {rho}"): dataclasses.replace(small, rho=rho, **method)
-    for rho in _RHOS
-    for name, method in _METHODS.items()
-  }
+  return Comparison(
+    methods={name: dataclasses.replace(small, **m) for name, m in _METHODS.items()},
+    columns={f"rho {rho}": {"rho": rho} for rho in _RHOS},
+    metrics=("probe unbiased",),
+  )

@@ -113,7 +113,11 @@ def make_objective(
     bind = functools.partial(objectives.with_trained_centers, mesh=mesh)
   else:
     bind = functools.partial(
-      objectives.with_bank, momentum=config.momentum, axis_name=axis_name, mesh=mesh
+      objectives.with_bank,
+      momentum=config.momentum,
+      sharpness=config.sharpness,
+      axis_name=axis_name,
+      mesh=mesh,
     )
   bind = functools.partial(bind, num_classes=num_classes, dim=dim)
   if config.sample_rate < 1:

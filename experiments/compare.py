@@ -1,82 +1,177 @@
-"""Trains a table of configs over several seeds, stores each result, and prints it.
+"""Tunes methods alike, trains each over several seeds, and prints tables.
 
   python -m experiments.compare --config=configs/biased_glyphs.py \\
     --results=experiments/results/biased_glyphs
 
-The config file defines `get_comparison() -> {(row, column): Config}`. Each run leaves a
-JSON file of its config, metrics and versions; a run whose file is there is not done
-again, so the same command goes on where it was stopped. With --table-only, the table is
-made from these files alone, without training: means and 95% intervals over the seeds.
+The config file defines `get_comparison() -> Comparison`, and perhaps `get_studies()`,
+further comparisons by name for --study. Each run leaves a JSON file of its config,
+metrics and versions; a run whose file is there is not done again, so the same command
+goes on where it was stopped. Methods with a search space are tuned first, all with the
+same number of random trials, on validation classes; the best trial's settings are then
+trained and tested with each seed.
+
+To use several devices, start the command once for each (with CUDA_VISIBLE_DEVICES,
+say): they share the runs among them. With --table-only, all is made from the stored
+files, without training.
 """
 
+import argparse
+import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import math
 import re
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.base import Config
-from experiments import command_line
+from configs.comparison import Comparison
+from experiments import command_line, tables
 from experiments.command_line import InputError, exit_on_bad_input
 
-Cell = tuple[str, str]  # row, column
+Result = Mapping[str, Any]
+CHOSEN_BY = "recall@1"  # on validation classes
+
+
+class Job(NamedTuple):
+  """A run without a result."""
+
+  path: Path
+  ids: dict[str, Any]  # what the result says of its place
+  config: Config
+  trial: bool  # scored on validation classes; else on the test ones
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("compare", __doc__ or "")
   parser.add_argument("--config", required=True, help="a file with get_comparison")
   parser.add_argument("--results", required=True, type=Path, help="folder of the JSON")
+  parser.add_argument(
+    "--study", help="one of the file's get_studies, in its own folder"
+  )
   parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
-  parser.add_argument("--metric", default="probe unbiased", help="what the table shows")
+  parser.add_argument("--metric", help="one metric, instead of the comparison's own")
   parser.add_argument("--minus", help="a row to take from the others, seed by seed")
   parser.add_argument("--table-only", action="store_true", help="train nothing")
+  parser.add_argument("--figures", type=Path, help="folder to draw figures into")
   args = parser.parse_args(argv)
   with exit_on_bad_input():
-    comparison = command_line.load_module(args.config).get_comparison()
-    missing = find_missing(comparison, args.results, args.seeds)
+    comparison = _load(args.config, args.study)
+    folder = args.results / (args.study or "")
+    search = args.results / "search"
   if not args.table_only:
-    for path, ids, config in missing:
-      store(path, ids | run(config))
+    train_all(comparison, folder, search, args.seeds)
   with exit_on_bad_input():
-    print(table(read(args.results), args.metric, args.minus))
+    show(comparison, folder, search, args)
+
+
+def _load(path: str, study: str | None) -> Comparison:
+  module = command_line.load_module(path)
+  if study is None:
+    return module.get_comparison()
+  studies = module.get_studies() if hasattr(module, "get_studies") else {}
+  if study not in studies:
+    known = ", ".join(studies) or "none"
+    raise InputError(f"--study={study}: the studies of {path} are {known}")
+  return studies[study]
+
+
+def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) -> None:
+  """Does every missing run that no other process is at, until none is missing."""
+  while True:
+    with exit_on_bad_input():
+      jobs, more = find_missing(comparison, folder, search, seeds)
+    if not jobs and not more:
+      return
+    for job in jobs:
+      with claim(job.path) as mine:
+        if mine and not job.path.exists():
+          store(job.path, job.ids | run(job.config, trial=job.trial))
+          break  # Its result may allow runs that come before the others.
+    else:
+      time.sleep(2)  # The rest is being done by others, or waits for what they do.
 
 
 def find_missing(
-  comparison: Mapping[Cell, Config], folder: Path, seeds: int
-) -> list[tuple[Path, dict[str, Any], Config]]:
-  """Where each run without a result will go; a seed of every cell before the next.
+  comparison: Comparison, folder: Path, search: Path, seeds: int
+) -> tuple[list[Job], bool]:
+  """Runs without a result: trials first, then a seed of every cell before the next.
+
+  Returns:
+    (what can be run now, whether there is more that waits for trials to end).
 
   Raises:
     InputError: if a result is there and of another config.
   """
-  missing = []
-  for seed, (cell, config) in itertools.product(range(seeds), comparison.items()):
-    config = dataclasses.replace(config, seed=seed)
-    path = folder / f"{_slug(' '.join(cell))}_seed_{seed}.json"
-    if path.exists():
-      _check_same(path, config)
-    else:
-      ids = {"row": cell[0], "column": cell[1], "seed": seed}
-      missing.append((path, ids, config))
-  return missing
+  trials = []
+  for number, method in itertools.product(range(comparison.trials), comparison.spaces):
+    path = _trial_path(search, method, number)
+    config = comparison.trial_config(method, number)
+    if _is_missing(path, config):
+      trials.append(Job(path, {"row": method, "trial": number}, config, True))
+  waiting = {job.ids["row"] for job in trials}
+  runs, more = [], False
+  cells = itertools.product(comparison.columns, comparison.methods)
+  ready = [method for method in comparison.methods if method not in waiting]
+  tuned = {method: find_tuned(comparison, search, method) for method in ready}
+  for seed, (column, method) in itertools.product(range(seeds), cells):
+    if method not in tuned:
+      more = True
+      continue
+    path = folder / f"{_slug(f'{method} {column}')}_seed_{seed}.json"
+    config = comparison.run_config(method, column, tuned[method], seed)
+    if _is_missing(path, config):
+      runs.append(
+        Job(path, {"row": method, "column": column, "seed": seed}, config, False)
+      )
+  return trials + runs, more
 
 
-def store(path: Path, result: dict[str, Any]) -> None:
-  """Writes a result whole or not at all."""
+def find_tuned(comparison: Comparison, search: Path, method: str) -> dict[str, Any]:
+  """The fields of a method's best trial; of equal ones, the first."""
+  if method not in comparison.spaces:
+    return {}
+  paths = [_trial_path(search, method, n) for n in range(comparison.trials)]
+  results = [json.loads(path.read_text()) for path in paths if path.exists()]
+  if not results:
+    return {}
+  best = max(results, key=lambda result: result["metrics"][CHOSEN_BY])
+  return {field: best["config"][field] for field in comparison.spaces[method]}
+
+
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[bool]:
+  """Whether this process may do a run; no other may, until it is done or dead."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  lock = path.with_suffix(".lock")
+  with lock.open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+    lock.unlink(missing_ok=True)
+
+
+def store(path: Path, result: Result) -> None:
+  """Writes a result whole or not at all."""
   unfinished = path.with_suffix(".tmp")
-  unfinished.write_text(json.dumps(result, indent=1) + "\n")
+  unfinished.write_text(json.dumps(result) + "\n")
   unfinished.replace(path)
   print(f"{path}: {result['seconds']} s", flush=True)
 
 
-def run(config: Config) -> dict[str, Any]:
-  """One run from start to test metrics, without checkpoints or a report."""
+def run(config: Config, *, trial: bool) -> dict[str, Any]:
+  """One run from start to its metrics, without checkpoints or a report.
+
+  A trial is scored on the validation classes, another run on the test classes, and on
+  the validation classes every `eval_every` steps.
+  """
   # Slow to import, and not needed for a table.
   from experiments import assemble, datasets, testing
   from experiments.train import versions
@@ -87,15 +182,28 @@ def run(config: Config) -> dict[str, Any]:
   batches = assemble.train_batches(config, data.train)
   state = parts.placement.put_state(parts.init_state())
   step = parts.placement.compile_step(parts.train_step)
-  metrics: dict[str, Any] = {}
-  for batch in itertools.islice(batches, config.steps):
+
+  def validate() -> dict[str, float]:
+    embedded = parts.embed(parts.placement.one_copy(state), data.validation)
+    return testing.score(config, testing.Embedded(*embedded))
+
+  curve, metrics = [], {}
+  for number, batch in enumerate(itertools.islice(batches, config.steps), start=1):
     state, metrics = step(state, parts.placement.put_batch(batch))
+    if not trial and data.validation and number % config.eval_every == 0:
+      curve.append({"step": number, **_rounded(validate())})
   loss = float(parts.placement.one_copy(metrics)["loss"])
-  if not math.isfinite(loss):
+  if trial:
+    # Settings under which a method diverges are a finding of its search.
+    found = validate() if math.isfinite(loss) else {CHOSEN_BY: 0.0}
+  elif not math.isfinite(loss):
     raise ValueError(f"the loss ended as {loss}: lower the learning rate")
-  found = testing.test(config, parts.embed, parts.placement.one_copy(state), data)
+  else:
+    state = parts.placement.one_copy(state)
+    found = testing.test(config, parts.embed, state, data).metrics
   return {
-    "metrics": {"loss": loss, **found.metrics},
+    "metrics": _rounded({"loss": loss, **found}),
+    **({"curve": curve} if curve else {}),
     "steps": config.steps,
     "seconds": round(time.perf_counter() - start, 1),
     "versions": versions(),
@@ -103,67 +211,45 @@ def run(config: Config) -> dict[str, Any]:
   }
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-  """All stored results of a folder."""
-  paths = sorted(folder.glob("*.json"))
-  if not paths:
-    raise InputError(f"{folder} holds no results; run without --table-only first")
-  return [json.loads(path.read_text()) for path in paths]
+def show(
+  comparison: Comparison, folder: Path, search: Path, args: argparse.Namespace
+) -> None:
+  """Prints the tables of the stored results, and draws their figures if asked to."""
+  results = tables.read(folder)
+  order = tables.Order([*comparison.methods], [*comparison.columns])
+  for metric in [args.metric] if args.metric else comparison.metrics:
+    print(tables.means(results, metric, order, args.minus), end="\n\n")
+  if comparison.ours and not args.metric:
+    print(tables.speed(results, CHOSEN_BY, order, comparison.ours), end="\n\n")
+  if comparison.spaces and not args.metric:
+    tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
+    print(tables.settings(tuned))
+  if args.figures:
+    from experiments import figures  # matplotlib is slow to import
+
+    for path in figures.draw(results, order, comparison, args.figures):
+      print(f"wrote {path}")
 
 
-def table(
-  results: Sequence[Mapping[str, Any]], metric: str, minus: str | None = None
-) -> str:
-  """A Markdown table: mean and half of the 95% interval (Student's t) over the seeds.
-
-  Args:
-    results: as stored.
-    metric: what to show.
-    minus: a row that is taken from the others, seed by seed.
-  """
-  cells: dict[Cell, dict[int, float]] = {}
-  for result in results:
-    if metric not in result["metrics"]:
-      known = ", ".join(result["metrics"])
-      raise InputError(f"--metric={metric}: the results hold {known}")
-    by_seed = cells.setdefault((result["row"], result["column"]), {})
-    by_seed[result["seed"]] = result["metrics"][metric]
-  rows, columns = ([*dict.fromkeys(part)] for part in zip(*sorted(cells), strict=True))
-  if minus is not None and minus not in rows:
-    raise InputError(f"--minus={minus}: the rows are {', '.join(rows)}")
-  title = metric if minus is None else f"{metric}, minus {minus}"
-  lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-  for row in rows:
-    shown = []
-    for column in columns:
-      values = cells.get((row, column), {})
-      if minus is not None:
-        base = cells.get((minus, column), {})
-        values = {seed: values[seed] - base[seed] for seed in values.keys() & base}
-      shown.append(interval([*values.values()]) if values else "")
-    if row != minus:
-      lines.append(f"| {row} | {' | '.join(shown)} |")
-  return "\n".join(lines)
+def _trial_path(search: Path, method: str, number: int) -> Path:
+  return search / f"{_slug(method)}_trial_{number}.json"
 
 
-def interval(values: Sequence[float]) -> str:
-  """`0.612 ± 0.034`; a single value stands alone."""
-  from scipy import stats  # comes with scikit-learn
-
-  mean = f"{statistics.mean(values):.3f}"
-  if len(values) == 1:
-    return mean
-  deviation = statistics.stdev(values) / math.sqrt(len(values))
-  return f"{mean} ± {stats.t.ppf(0.975, len(values) - 1) * deviation:.3f}"
-
-
-def _check_same(path: Path, config: Config) -> None:
+def _is_missing(path: Path, config: Config) -> bool:
+  """Whether a run has no result; one of another config is an InputError."""
+  if not path.exists():
+    return True
   # A field that came later had its default before, and where the data lie is no part
   # of what was run.
   stored = _as_json(Config()) | json.loads(path.read_text())["config"]
   asked = _as_json(config)
   if differing := sorted(k for k in asked if stored[k] != asked[k] and k != "data_dir"):
     raise InputError(f"{path} is of another config, in {differing}: remove it")
+  return False
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+  return {name: round(value, 5) for name, value in metrics.items()}
 
 
 def _as_json(config: Config) -> dict[str, Any]:
@@ -171,7 +257,7 @@ def _as_json(config: Config) -> dict[str, Any]:
 
 
 def _slug(text: str) -> str:
-  return re.sub(r"[^a-z0-9.]+", "_", text.lower())
+  return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_")
 
 
 if __name__ == "__main__":

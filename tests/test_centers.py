@@ -1,5 +1,7 @@
 """The bank: its update against NumPy, and what must not move."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +103,50 @@ def test_the_update_makes_no_array_of_the_size_of_the_bank():
   memory = update.compile().memory_analysis()
   assert memory.temp_size_in_bytes < num_classes * DIM
   assert memory.alias_size_in_bytes >= big.centers.nbytes
+
+
+def repelled_by_hand(embeddings, labels, sharpness):
+  """The rule in loops."""
+  z = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+  moved = z.copy()
+  for i in range(len(z)):
+    rivals = [j for j in range(len(z)) if labels[j] not in (labels[i], -1)]
+    weights = [np.exp(sharpness * z[i] @ z[j]) for j in rivals]
+    for j, weight in zip(rivals, weights, strict=True):
+      moved[i] -= weight / sum(weights) * z[j]
+  return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 8.0])
+def test_repel_equals_the_rule(sharpness):
+  rng = np.random.default_rng(2)
+  embeddings = rng.normal(size=(7, 5)) * rng.uniform(0.1, 9, (7, 1))
+  labels = np.array([0, 0, 3, 1, -1, 3, 2], np.int32)
+  moved = centers.repel(
+    jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels), sharpness=sharpness
+  )
+  real = labels >= 0
+  expected = repelled_by_hand(embeddings, labels, sharpness)
+  np.testing.assert_allclose(moved[real], expected[real], rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_repels_a_batch_of_one_class():
+  embeddings = jnp.array([[3.0, 4.0], [0.0, 2.0]])
+  moved = centers.repel(embeddings, jnp.array([5, 5]), sharpness=8.0)
+  np.testing.assert_allclose(moved, [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
+
+
+def test_a_batch_split_over_devices_repels_as_a_whole():
+  rng = np.random.default_rng(3)
+  embeddings = jnp.asarray(rng.normal(size=(16, 5)), jnp.float32)
+  labels = jnp.asarray(rng.integers(-1, 4, 16), jnp.int32)
+  repel = partial(centers.repel, sharpness=8.0)
+  split = jax.pmap(partial(repel, axis_name="batch"), axis_name="batch")(
+    embeddings.reshape(8, 2, 5), labels.reshape(8, 2)
+  )
+  np.testing.assert_allclose(
+    split.reshape(16, 5), repel(embeddings, labels), rtol=1e-5, atol=1e-6
+  )
 
 
 def test_update_works_under_scan_and_vmap(bank, batch):

@@ -1,0 +1,46 @@
+"""The schema of a comparison: methods, conditions, and how each method was tuned."""
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from configs.base import Config
+
+Fields = Mapping[str, Any]  # config fields, by name
+Space = Mapping[str, Sequence[Any]]  # the values that a search draws a field from
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A table: a row a method, a column a condition, several seeds in each cell."""
+
+  methods: Mapping[str, Config]  # rows, with the settings known from elsewhere
+  columns: Mapping[str, Fields]  # conditions: what each replaces in every method
+  spaces: Mapping[str, Space] = dataclasses.field(
+    default_factory=dict
+  )  # to tune, by row
+  trial: Fields = dataclasses.field(default_factory=dict)  # replaced in every trial
+  trials: int = 0  # of each method that has a space, on validation classes
+  metrics: tuple[str, ...] = ("recall@1", "map@r", "r_precision")  # a table each
+  ours: tuple[str, ...] = ()  # methods that are not baselines
+
+  def trial_config(self, method: str, number: int) -> Config:
+    """Trial 0 has the method's own settings; the others are drawn from its space.
+
+    A draw depends on the method's name and the number alone, so more trials, or more
+    methods, leave those that are done as they were.
+    """
+    drawn: dict[str, Any] = {}
+    if number > 0:
+      rng = np.random.default_rng((zlib.crc32(method.encode()), number))
+      for field, values in self.spaces[method].items():
+        drawn[field] = values[rng.integers(len(values))]
+    return dataclasses.replace(self.methods[method], **drawn, **self.trial)
+
+  def run_config(self, method: str, column: str, tuned: Fields, seed: int) -> Config:
+    """What a cell of the table trains; `tuned` is what the search has found."""
+    fields = {**tuned, **self.columns[column], "seed": seed}
+    return dataclasses.replace(self.methods[method], **fields)
