@@ -1,8 +1,8 @@
 """Binds a loss to what it learns or remembers: pairs `(init, apply)`, as in optax.
 
 One train step serves every loss, because each is seen as an `Objective`: class vectors
-that are trained are its params, a center bank is its state, and a loss over pairs has
-neither.
+that are trained are its params, a center bank or a memory of past embeddings is its
+state, and a loss over the pairs of a batch has neither.
 """
 
 import functools
@@ -230,6 +230,85 @@ def without_state(
     return loss(embeddings, batch), state
 
   return Objective(lambda key: ({}, {}), apply)
+
+
+class Memory(NamedTuple):
+  """Embeddings of the last batches, in a ring."""
+
+  embeddings: Float[Array, "M D"]
+  labels: Int[Array, " M"]  # < 0: an empty slot
+  position: Int[Array, ""]  # of the oldest row, which is replaced next
+  steps: Int[Array, ""]  # batches seen so far
+
+
+def with_memory(
+  loss: Callable[..., Float[Array, " B"]],
+  size: int,
+  dim: int,
+  *,
+  warmup_steps: int = 0,
+  axis_name: str | None = None,
+) -> Objective:
+  """Contrasts a batch with those before it too: cross-batch memory (XBM).
+
+  Embeddings drift slowly once a model has trained for a while, so that those of past
+  steps serve as contrasts at no cost but their storage. The loss sees the memory as it
+  was before the batch was written into it: a row never meets itself, but it may meet an
+  earlier view of its image, as one of its class. No gradient reaches the memory.
+
+  Args:
+    loss: `(embeddings [B,D], batch, memory=[M,D], memory_labels=[M]) -> [B]`, which
+      scales both embeddings to unit length itself and passes over memory labels < 0.
+    size: M, the embeddings that are remembered, at least a global batch. Padding rows
+      take places too, as empty slots.
+    dim: D.
+    warmup_steps: first steps, in which the memory fills but all of it counts as empty.
+    axis_name: the mapped axis under `pmap`; None under `jit`. Each device remembers the
+      global batch.
+
+  Raises:
+    ValueError: by `apply`, for a global batch of more than M rows.
+
+  References:
+    Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, Algorithm 1,
+    https://arxiv.org/abs/1912.06798
+  """
+
+  def init(key):
+    del key
+    return {}, Memory(
+      embeddings=jnp.zeros((size, dim)),
+      labels=jnp.full(size, -1, jnp.int32),
+      position=jnp.zeros((), jnp.int32),
+      steps=jnp.zeros((), jnp.int32),
+    )
+
+  def apply(params, state, embeddings, batch):
+    del params
+    values = loss(
+      embeddings,
+      batch,
+      memory=jax.lax.stop_gradient(state.embeddings),
+      memory_labels=jnp.where(state.steps < warmup_steps, -1, state.labels),
+    )
+    labels = batch["label"]
+    rows = drop_padding(_once_read(embeddings, values), labels)
+    if axis_name is not None:
+      rows, labels = jax.lax.all_gather((rows, labels), axis_name, tiled=True)
+    if len(labels) > size:
+      raise ValueError(
+        f"a memory of {size} rows is smaller than the batch of {len(labels)}: give"
+        f" size={len(labels)} or more"
+      )
+    places = (state.position + jnp.arange(len(labels))) % size
+    return values, Memory(
+      embeddings=state.embeddings.at[places].set(rows),
+      labels=state.labels.at[places].set(labels.astype(jnp.int32)),
+      position=(state.position + len(labels)) % size,
+      steps=state.steps + 1,
+    )
+
+  return Objective(init, apply)
 
 
 def with_classifier(num_classes: int, dim: int) -> Objective:

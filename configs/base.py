@@ -44,6 +44,7 @@ LossName = Literal[
   "contex",
   "contex_p",
 ]
+PAIR_LOSSES = ("supcon",)  # those that can be contrasted with a memory
 
 
 @dataclasses.dataclass
@@ -96,6 +97,8 @@ class Config:
   temperature: float = 0.1  # tau of nt_xent, supcon and contex
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
   sharpness: float | None = None  # of what pushes the bank's centers apart, if anything
+  memory_size: int = 0  # past embeddings that supcon contrasts with too; 0: none
+  memory_warmup_steps: int = 0  # first steps, in which that memory only fills
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
 
   # Optimizer: by default AdamW for the model, Adam for what the loss trains.
@@ -147,6 +150,8 @@ class Config:
     for name in (
       "seed",
       "images_per_class",
+      "memory_size",
+      "memory_warmup_steps",
       "num_workers",
       "weight_decay",
       "class_shards",
@@ -156,6 +161,16 @@ class Config:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     if not 0 < self.sample_rate <= 1:
       raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
+    if self.memory_size and self.loss not in PAIR_LOSSES:
+      raise ValueError(
+        f"memory_size={self.memory_size} with loss={self.loss}: only"
+        f" {', '.join(PAIR_LOSSES)} can be contrasted with a memory"
+      )
+    if 0 < self.memory_size < self.batch_size * self.views:
+      raise ValueError(
+        f"memory_size={self.memory_size} is less than the {self.batch_size} x"
+        f" {self.views} rows of a batch: give more, or 0 for no memory"
+      )
     for name in ("weights", "backbone_learning_rate"):
       if getattr(self, name) is None:
         continue

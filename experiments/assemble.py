@@ -92,7 +92,16 @@ def make_objective(
   if config.loss == "cross_entropy":
     return objectives.with_classifier(num_classes, dim)
   if config.loss in ("nt_xent", "supcon", "contex", "contex_p"):
-    return objectives.without_state(_loss_of_views(config, axis_name))
+    loss = _loss_of_views(config, axis_name)
+    if not config.memory_size:
+      return objectives.without_state(loss)
+    return objectives.with_memory(
+      loss,
+      config.memory_size,
+      dim,
+      warmup_steps=config.memory_warmup_steps,
+      axis_name=axis_name,
+    )
   if config.loss == "center_contrastive":
     loss = functools.partial(
       objectives.center_contrastive,
@@ -128,12 +137,12 @@ def make_objective(
 def _loss_of_views(config: Config, axis_name: str | None):
   shared = {"temperature": config.temperature, "axis_name": axis_name}
 
-  def loss(embeddings, batch):
+  def loss(embeddings, batch, **memory):
     ids = batch["label"], batch["example"]
     if config.loss == "nt_xent":
       return losses.nt_xent(embeddings, *ids, **shared)
     if config.loss == "supcon":
-      return losses.supcon(embeddings, ids[0], **shared)
+      return losses.supcon(embeddings, ids[0], **memory, **shared)
     clamp = config.loss == "contex_p"
     return losses.contex(embeddings, *ids, clamp=clamp, **shared)
 

@@ -114,7 +114,7 @@ def _centers_of(state: step.TrainState) -> jax.Array | None:
     return trained["centers"]
   if isinstance(bank, dict):  # of sampled classes, or none
     bank = bank.get("inner")
-  return bank.centers if bank else None
+  return bank.centers if isinstance(bank, centers.CenterBank) else None
 
 
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:

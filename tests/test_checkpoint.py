@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import centers, placement
+from ccl_jax import centers, objectives, placement
 from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.step import TrainState
 
@@ -39,6 +39,26 @@ def test_a_state_comes_back_whole_on_any_number_of_devices(tmp_path, devices):
   assert_same(restored, state_of(7))
   assert data == position
   assert restored.params["model"]["w"].sharding == like.params["model"]["w"].sharding
+
+
+def test_a_memory_goes_on_where_it_was(tmp_path):
+  """Its rows, and where it writes next, are state as any other."""
+  objective = objectives.with_memory(
+    lambda rows, batch, memory, memory_labels: (rows @ memory.T).sum(axis=1), 5, 2
+  )
+  _, fresh = objective.init(jax.random.key(0))
+  rows = jnp.arange(6.0).reshape(3, 2)
+
+  def visit(memory):
+    return objective.apply({}, memory, rows, {"label": jnp.arange(3)})
+
+  state = state_of(1).replace(objective_state=visit(visit(fresh)[1])[1])
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, state, {})
+  with Checkpoints(tmp_path) as saved:
+    restored, _ = saved.restore(state_of(1).replace(objective_state=fresh))
+  assert int(restored.objective_state.position) == 1
+  assert_same(visit(restored.objective_state), visit(state.objective_state))
 
 
 def test_a_state_comes_back_without_being_described(tmp_path):

@@ -1,5 +1,6 @@
 """The public loss, and what an objective may and may not move."""
 
+from collections import deque
 from functools import partial
 
 import equinox as eqx
@@ -204,6 +205,84 @@ def test_an_objective_without_state_sees_the_batch_and_keeps_nothing(batch, embe
   )
   np.testing.assert_allclose(values, expected, rtol=1e-4)
   assert jax.tree.leaves(state) == []
+
+
+def attraction(embeddings, batch, *, memory, memory_labels):
+  """Minus the dot products with rows of the same label, plus those with others."""
+  rows = jnp.concatenate([embeddings, memory])
+  labels = jnp.concatenate([batch["label"], memory_labels])
+  sign = jnp.where(batch["label"][:, None] == labels, -1, 1) * (labels >= 0)
+  sign = jnp.where(jnp.eye(len(embeddings), len(labels), dtype=bool), 0, sign)
+  return (sign * (embeddings @ rows.T)).sum(axis=1) * (batch["label"] >= 0)
+
+
+@pytest.mark.parametrize(("size", "warmup_steps"), [(7, 0), (7, 4), (3, 0), (9, 1)])
+def test_a_memory_holds_the_last_rows_and_a_batch_meets_those_before_it(
+  size, warmup_steps
+):
+  """Against a deque, with batches that do not divide it and rows of padding."""
+  objective = objectives.with_memory(attraction, size, 4, warmup_steps=warmup_steps)
+  params, state = objective.init(jax.random.key(0))
+  assert params == {}
+  held = deque([(np.zeros(4), -1)] * size, maxlen=size)
+  rng = np.random.default_rng(0)
+  apply = jax.jit(objective.apply)
+  for step in range(9):
+    rows = rng.normal(size=(3, 4)).astype(np.float32)
+    labels = rng.integers(-1, 2, 3).astype(np.int32)
+    new = list(zip(rows, labels, strict=True))
+    expected = np.zeros(3)
+    for i, (row, label) in enumerate(new):
+      others = new[:i] + new[i + 1 :] + ([] if step < warmup_steps else list(held))
+      for other, other_label in others:
+        if label >= 0 and other_label >= 0:
+          expected[i] += (-1 if other_label == label else 1) * np.dot(row, other)
+    values, state = apply(params, state, jnp.asarray(rows), {"label": labels})
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+    held.extend((row if label >= 0 else 0 * row, label) for row, label in new)
+    # From the oldest on, as the deque goes.
+    order = (np.arange(size) + int(state.position)) % size
+    np.testing.assert_array_equal(state.embeddings[order], [row for row, _ in held])
+    np.testing.assert_array_equal(state.labels[order], [label for _, label in held])
+
+
+def test_a_memory_keeps_not_even_a_nan_of_padding():
+  objective = objectives.with_memory(
+    lambda rows, batch, **memory: jnp.zeros(len(rows)), 4, 2
+  )
+  params, state = objective.init(jax.random.key(0))
+  rows = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf]], jnp.bfloat16)
+  _, state = objective.apply(params, state, rows, {"label": jnp.array([5, -1])})
+  np.testing.assert_array_equal(state.embeddings, [[1, 2], [0, 0], [0, 0], [0, 0]])
+  np.testing.assert_array_equal(state.labels, [5, -1, -1, -1])
+  assert state.embeddings.dtype == jnp.float32
+
+
+def test_no_gradient_reaches_the_memory(batch, embeddings):
+  objective = objectives.with_memory(attraction, 20, DIM)
+  _, state = objective.init(jax.random.key(0))
+  batch = {"label": batch[1] % 3}
+
+  def second_loss(first_rows, held, second_rows):
+    _, state_after = objective.apply(
+      {}, state._replace(embeddings=held), first_rows, batch
+    )
+    return objective.apply({}, state_after, second_rows, batch)[0].sum()
+
+  arguments = embeddings, state.embeddings, 2 * embeddings
+  of_first, of_held, of_second = jax.grad(second_loss, (0, 1, 2))(*arguments)
+  np.testing.assert_array_equal(of_first, 0)
+  np.testing.assert_array_equal(of_held, 0)
+  # The rows remembered do pull: without them the gradient is another.
+  alone = jax.grad(lambda rows: objective.apply({}, state, rows, batch)[0].sum())
+  assert jnp.abs(of_second - alone(2 * embeddings)).max() > 0.1
+
+
+def test_a_memory_smaller_than_a_batch_is_refused(batch, embeddings):
+  objective = objectives.with_memory(attraction, 7, DIM)
+  params, state = objective.init(jax.random.key(0))
+  with pytest.raises(ValueError, match="7 rows is smaller than the batch of 8: give"):
+    objective.apply(params, state, embeddings, {"label": batch[1]})
 
 
 def test_a_classifier_takes_the_cross_entropy_of_its_logits(batch, embeddings):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ccl_jax import losses, objectives, optim, placement
+from ccl_jax.centers import unit
 from ccl_jax.step import init_state, make_embed_step, make_train_step
 
 NUM_CLASSES, DIM, BATCH, STEPS = 98, 8, 16, 20
@@ -38,11 +39,34 @@ def batches():
 
 
 LOSS = partial(losses.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0)
+
+
+def pull_and_push(embeddings, batch, *, memory, memory_labels, axis_name):
+  """A loss over pairs and a memory: local anchors, the rows of all devices."""
+  labels = batch["label"]
+  rows, row_labels = unit(embeddings), labels
+  if axis_name is not None:
+    rows = jax.lax.all_gather(rows, axis_name, tiled=True)
+    row_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+  rows = jnp.concatenate([rows, unit(memory)])
+  row_labels = jnp.concatenate([row_labels, memory_labels])
+  sign = jnp.where(labels[:, None] == row_labels, -1.0, 0.3) * (row_labels >= 0)
+  cosines = unit(embeddings) @ rows.T
+  return jnp.tanh(sign * cosines).sum(axis=1) * (labels >= 0)
+
+
 OBJECTIVES = {
   "bank": lambda axis_name: objectives.with_bank(
     LOSS, NUM_CLASSES, DIM, momentum=0.5, axis_name=axis_name
   ),
   "trained": lambda axis_name: objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM),
+  "memory": lambda axis_name: objectives.with_memory(
+    partial(pull_and_push, axis_name=axis_name),
+    40,  # which no batch divides
+    DIM,
+    warmup_steps=3,
+    axis_name=axis_name,
+  ),
 }
 
 
@@ -142,10 +166,11 @@ def test_one_step_moves_every_field_of_the_state(objective, batches):
     assert not unmoved, f"{name}: {unmoved}"
 
 
+@pytest.mark.parametrize("objective", ["bank", "memory"])
 @pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
-def test_the_step_is_traced_once(way, batches):
+def test_the_step_is_traced_once(way, objective, batches):
   place = way()
-  state, step = parts("bank", place.axis_name)
+  state, step = parts(objective, place.axis_name)
   traces = []
 
   def counted(state, batch):

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import jax
 import pytest
 from PIL import Image
 
@@ -41,11 +42,24 @@ def refusal(main, argv, capsys):
     ("scale", "-1.0", "scale=-1.0: expected a number above 0"),
     ("widths", "8", "widths=(8,), projection=(): expected two widths"),
     ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
+    ("images_per_class", "3", "batch_size is 8 with images_per_class 3: give images"),
+    ("memory_size", "64", "memory_size=64 with loss=center_contrastive: only supcon"),
   ],
 )
 def test_a_bad_field_is_refused(field, value, says, arguments, capsys, tmp_path):
   assert says in refusal(train.main, arguments(**{field: value}), capsys)
   assert not (tmp_path / "run").exists(), "a refused start must leave nothing behind"
+
+
+def test_a_memory_below_a_batch_is_refused():
+  with pytest.raises(ValueError, match="memory_size=255 is less than the 64 x 4 rows"):
+    Config(loss="supcon", batch_size=64, views=4, memory_size=255)
+
+
+def test_a_memory_has_the_size_and_length_of_the_config():
+  config = Config(loss="supcon", memory_size=300, dim=12)
+  _, state = assemble.make_objective(config, 10).init(jax.random.key(0))
+  assert state.embeddings.shape == (300, 12)
 
 
 def test_a_bad_argument_is_refused(arguments, capsys):
