@@ -1,4 +1,4 @@
-"""From a config to the parts of a run. The one place that reads every field."""
+"""From a config to the parts of a run; to its loss, in `objective.py`."""
 
 import dataclasses
 import functools
@@ -18,8 +18,6 @@ from ccl_jax import (
   class_mesh,
   clustering,
   loop,
-  losses,
-  objectives,
   optim,
   placement,
   probe,
@@ -47,6 +45,7 @@ from ccl_jax.models.glyph_net import GlyphNet
 from ccl_jax.models.projection import Projected
 from configs.base import Config
 from experiments import workdir
+from experiments.objective import make_objective
 
 
 class Data(NamedTuple):
@@ -205,61 +204,6 @@ def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
     raise ValueError(f"weights={config.weights}: {error}") from error
   params = {**state.params, "model": filled.pop("params")}
   return state.replace(params=params, model_state=filled)
-
-
-def make_objective(
-  config: Config,
-  num_classes: int,
-  axis_name: str | None = None,
-  mesh: class_mesh.ClassMesh | None = None,
-) -> objectives.Objective:
-  """Binds the loss to trained centers or to the bank, where it takes any."""
-  dim = config.projection[-1] if config.projection else config.dim
-  if config.loss == "cross_entropy":
-    return objectives.with_classifier(num_classes, dim)
-  if config.loss in ("nt_xent", "supcon", "contex", "contex_p"):
-    return objectives.without_state(_loss_of_views(config, axis_name))
-  if config.loss == "center_contrastive":
-    loss = functools.partial(
-      objectives.center_contrastive,
-      scale=config.scale,
-      margin=config.margin,
-      center_weight=config.center_weight,
-    )
-  elif config.loss == "cosface":
-    loss = functools.partial(
-      objectives.cosface, scale=config.scale, margin=config.margin
-    )
-  else:
-    loss = functools.partial(
-      objectives.normalized_softmax, temperature=1 / config.scale
-    )
-  loss = functools.partial(loss, mesh=mesh)
-  if config.centers == "trained":
-    bind = functools.partial(objectives.with_trained_centers, mesh=mesh)
-  else:
-    bind = functools.partial(
-      objectives.with_bank, momentum=config.momentum, axis_name=axis_name, mesh=mesh
-    )
-  bind = functools.partial(bind, num_classes=num_classes, dim=dim)
-  if config.sample_rate < 1:
-    return objectives.with_sampled_classes(bind, loss, config.sample_rate)
-  return bind(loss)
-
-
-def _loss_of_views(config: Config, axis_name: str | None):
-  shared = {"temperature": config.temperature, "axis_name": axis_name}
-
-  def loss(embeddings, batch):
-    ids = batch["label"], batch["example"]
-    if config.loss == "nt_xent":
-      return losses.nt_xent(embeddings, *ids, **shared)
-    if config.loss == "supcon":
-      return losses.supcon(embeddings, ids[0], **shared)
-    clamp = config.loss == "contex_p"
-    return losses.contex(embeddings, *ids, clamp=clamp, **shared)
-
-  return loss
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -504,11 +448,19 @@ def _centers_of(state: step.TrainState) -> jax.Array | None:
 
 
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
-  """The centers [n, D] of n classes, trained or from the bank, at unit length."""
+  """The centers [n, D] of n classes, trained or from the bank, at unit length.
+
+  Of a class with several it is their mean.
+  """
   vectors = _centers_of(state)
   assert vectors is not None
   # Of a sharded bank only these rows are copied, to each device.
   mesh = getattr(vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-  pick = jax.jit(lambda rows: centers.unit(rows[classes]), out_shardings=everywhere)
+
+  @functools.partial(jax.jit, out_shardings=everywhere)
+  def pick(rows):
+    chosen = centers.unit(rows[classes])
+    return chosen if chosen.ndim == 2 else centers.unit(chosen.mean(axis=1))
+
   return np.asarray(pick(vectors))
