@@ -53,6 +53,13 @@ def mask_loss(
   return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
 
 
+def gather_rows(
+  rows: Num[Array, "B ..."], axis_name: str | None
+) -> Num[Array, "N ..."]:
+  """The rows of all devices, in their order, where a mapped axis splits the batch."""
+  return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
+
+
 def mean_over_examples(
   loss: Float[Array, " B"], labels: Int[Array, " B"], axis_name: str | None = None
 ) -> Float[Array, ""]:

@@ -161,21 +161,31 @@ def with_bank(
 
 
 def with_trained_centers(
-  loss: ClassLoss, num_classes: int, dim: int, *, mesh: ClassMesh | None = None
+  loss: ClassLoss,
+  num_classes: int,
+  dim: int,
+  *,
+  centers_per_class: int | None = None,
+  mesh: ClassMesh | None = None,
 ) -> Objective:
-  """Contrasts with one vector per class that the optimizer trains.
+  """Contrasts with one vector per class, or several, that the optimizer trains.
 
   Args:
     loss: `(embeddings, labels, class vectors) -> [B]`, which scales the vectors to unit
       length itself: `losses.center_contrastive`, `losses.cosface`, ...
     num_classes: K.
     dim: D.
+    centers_per_class: C, for a loss over [K, C, D] as `losses.soft_triple`; None: the
+      loss is over [K, D].
     mesh: lays the vectors out over devices; `loss` is to be bound to it too.
   """
   rows = num_classes if mesh is None else mesh.num_rows
 
   def init(key):
-    return {"centers": centers.init(key, rows, dim).centers}, {}
+    if centers_per_class is None:
+      return {"centers": centers.init(key, rows, dim).centers}, {}
+    all_rows = centers.init(key, rows * centers_per_class, dim).centers
+    return {"centers": all_rows.reshape(rows, centers_per_class, dim)}, {}
 
   def apply(params, state, embeddings, batch):
     return loss(embeddings, batch["label"], params["centers"]), state

@@ -18,6 +18,7 @@ _COUNTS = (
   "keep_checkpoints",
   "views",
   "neighbours",
+  "centers_per_class",
 )
 DatasetName = Literal[
   "glyphs",
@@ -38,11 +39,18 @@ LossName = Literal[
   "center_contrastive",
   "normalized_softmax",
   "cosface",
+  "arcface",
+  "proxy_nca",
+  "proxy_anchor",
+  "soft_triple",
   "cross_entropy",
   "nt_xent",
   "supcon",
   "contex",
   "contex_p",
+  "multi_similarity",
+  "triplet",
+  "contrastive",
 ]
 PAIR_LOSSES = ("supcon",)  # those that can be contrasted with a memory
 
@@ -88,18 +96,27 @@ class Config:
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
   compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
-  # Loss. Which of the numbers a loss reads: its docstring in ccl_jax.losses.
+  # Loss. Which of the numbers a loss reads: the table in experiments/objective.py; what
+  # they are, and the published ones: its docstring in ccl_jax.losses.
   loss: LossName = "center_contrastive"  # what is minimised
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
   scale: float = 16.0  # s; normalized_softmax: 1 / temperature
-  margin: float = 0.2  # m, in units of cosine
+  margin: float = 0.2  # m: a cosine, arcface an angle, triplet a squared distance
   center_weight: float = 2.0  # lambda of the pull to the own center
-  temperature: float = 0.1  # tau of nt_xent, supcon and contex
+  temperature: float = 0.1  # tau of nt_xent, supcon and contex, T of proxy_nca
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
   sharpness: float | None = None  # of what pushes the bank's centers apart, if anything
-  memory_size: int = 0  # past embeddings that supcon contrasts with too; 0: none
+  memory_size: int = 0  # past embeddings that a loss over pairs sees too; 0: none
   memory_warmup_steps: int = 0  # first steps, in which that memory only fills
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
+  centers_per_class: int = 10  # C of soft_triple
+  gamma: float = 0.1  # soft_triple: temperature of the choice among a class's centers
+  regularizer: float = 0.2  # soft_triple: weight of drawing a class's centers together
+  alpha: float = 2.0  # multi_similarity: sharpness of the positives
+  beta: float = 50.0  # multi_similarity: sharpness of the negatives
+  base: float = 0.5  # multi_similarity: cosine that parts positives from negatives
+  epsilon: float | None = 0.1  # multi_similarity: slack of its miner; None: all pairs
+  mining: Literal["batch_hard", "semi_hard"] = "batch_hard"  # of triplet
 
   # Optimizer: by default AdamW for the model, Adam for what the loss trains.
   optimizer: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
@@ -131,6 +148,9 @@ class Config:
     for name in (
       "scale",
       "temperature",
+      "gamma",
+      "alpha",
+      "beta",
       "learning_rate",
       "centers_learning_rate",
       "smallest_crop",

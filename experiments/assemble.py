@@ -1,4 +1,4 @@
-"""From a config to the parts of a run."""
+"""From a config to the parts of a run; to its loss, in `objective.py`."""
 
 import functools
 from collections.abc import Callable
@@ -14,8 +14,6 @@ from ccl_jax import (
   centers,
   class_mesh,
   loop,
-  losses,
-  objectives,
   optim,
   placement,
   step,
@@ -29,6 +27,7 @@ from ccl_jax.models.projection import Projected
 from configs.base import Config
 from experiments import workdir
 from experiments.datasets import Data
+from experiments.objective import make_objective
 from experiments.testing import Embed
 
 
@@ -79,74 +78,6 @@ def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
     raise ValueError(f"weights={config.weights}: {error}") from error
   params = {**state.params, "model": filled.pop("params")}
   return state.replace(params=params, model_state=filled)
-
-
-def make_objective(
-  config: Config,
-  num_classes: int,
-  axis_name: str | None = None,
-  mesh: class_mesh.ClassMesh | None = None,
-) -> objectives.Objective:
-  """Binds the loss to trained centers or to the bank, where it takes any."""
-  dim = config.projection[-1] if config.projection else config.dim
-  if config.loss == "cross_entropy":
-    return objectives.with_classifier(num_classes, dim)
-  if config.loss in ("nt_xent", "supcon", "contex", "contex_p"):
-    loss = _loss_of_views(config, axis_name)
-    if not config.memory_size:
-      return objectives.without_state(loss)
-    return objectives.with_memory(
-      loss,
-      config.memory_size,
-      dim,
-      warmup_steps=config.memory_warmup_steps,
-      axis_name=axis_name,
-    )
-  if config.loss == "center_contrastive":
-    loss = functools.partial(
-      objectives.center_contrastive,
-      scale=config.scale,
-      margin=config.margin,
-      center_weight=config.center_weight,
-    )
-  elif config.loss == "cosface":
-    loss = functools.partial(
-      objectives.cosface, scale=config.scale, margin=config.margin
-    )
-  else:
-    loss = functools.partial(
-      objectives.normalized_softmax, temperature=1 / config.scale
-    )
-  loss = functools.partial(loss, mesh=mesh)
-  if config.centers == "trained":
-    bind = functools.partial(objectives.with_trained_centers, mesh=mesh)
-  else:
-    bind = functools.partial(
-      objectives.with_bank,
-      momentum=config.momentum,
-      sharpness=config.sharpness,
-      axis_name=axis_name,
-      mesh=mesh,
-    )
-  bind = functools.partial(bind, num_classes=num_classes, dim=dim)
-  if config.sample_rate < 1:
-    return objectives.with_sampled_classes(bind, loss, config.sample_rate)
-  return bind(loss)
-
-
-def _loss_of_views(config: Config, axis_name: str | None):
-  shared = {"temperature": config.temperature, "axis_name": axis_name}
-
-  def loss(embeddings, batch, **memory):
-    ids = batch["label"], batch["example"]
-    if config.loss == "nt_xent":
-      return losses.nt_xent(embeddings, *ids, **shared)
-    if config.loss == "supcon":
-      return losses.supcon(embeddings, ids[0], **memory, **shared)
-    clamp = config.loss == "contex_p"
-    return losses.contex(embeddings, *ids, clamp=clamp, **shared)
-
-  return loss
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
   {"labels", "class_mesh"},
   {"centers"},
-  {"losses.proxy", "losses.center", "losses.contex", "losses"},
+  {"losses.proxy", "losses.center", "losses.pair", "losses.contex", "losses"},
   {"streaming"},
   {"retrieval", "clustering"},
   {"objectives"},

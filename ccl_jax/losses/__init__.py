@@ -11,6 +11,13 @@ from ccl_jax.losses.center import center_loss as center_loss
 from ccl_jax.losses.center import contrastive_center as contrastive_center
 from ccl_jax.losses.contex import contex as contex
 from ccl_jax.losses.contex import nt_xent as nt_xent
-from ccl_jax.losses.contex import supcon as supcon
+from ccl_jax.losses.pair import contrastive as contrastive
+from ccl_jax.losses.pair import multi_similarity as multi_similarity
+from ccl_jax.losses.pair import supcon as supcon
+from ccl_jax.losses.pair import triplet as triplet
+from ccl_jax.losses.proxy import arcface as arcface
 from ccl_jax.losses.proxy import cosface as cosface
 from ccl_jax.losses.proxy import normalized_softmax as normalized_softmax
+from ccl_jax.losses.proxy import proxy_anchor as proxy_anchor
+from ccl_jax.losses.proxy import proxy_nca as proxy_nca
+from ccl_jax.losses.proxy import soft_triple as soft_triple

@@ -1,23 +1,19 @@
-"""Losses over the views and classes of a batch: NT-Xent, SupCon and ConTeX.
+"""Losses over the views and classes of a batch: NT-Xent and ConTeX.
 
 Every row is an anchor. Which rows show the same image is told by an id a row, so that
 the views may come in any order and number. The published scalar of each is a mean over
-the anchors that have the pairs it needs; its values are spread so that
-`mean_over_examples` gives that scalar: an anchor without them has the value 0, and the
-others are raised by the number of examples over the number of such anchors.
+the anchors that have the pairs it needs, and its values are spread over the examples as
+those of `ccl_jax.losses.pair` are.
 
 The similarities held are N x N (N x the global batch over a mapped axis), never with a
 third dimension.
 """
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
-from ccl_jax.centers import unit
-from ccl_jax.labels import drop_padding
+from ccl_jax.labels import gather_rows
+from ccl_jax.losses.pair import Pairs, mean_gap, pairs_of, row_ids, spread
 
 
 def nt_xent(
@@ -54,46 +50,8 @@ def nt_xent(
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, Eq. 1, https://arxiv.org/abs/2002.05709
   """
-  pairs = _pairs(embeddings, labels, images, temperature, axis_name)
-  return _views_apart(pairs, labels, axis_name)
-
-
-def supcon(
-  embeddings: Num[Array, "N D"],
-  labels: Int[Array, " N"],
-  *,
-  temperature: float = 0.1,
-  base_temperature: float = 0.07,
-  axis_name: str | None = None,
-) -> Float[Array, " N"]:
-  r"""Tells the other rows of a class, views included, from all other rows.
-
-  .. math::
-    \ell_i = -\frac{\tau}{\tau_0} \frac{1}{|P(i)|} \sum_{p \in P(i)}
-      \log \frac{e^{z_i \cdot z_p / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
-
-  with z scaled to unit length and P(i) the other rows of the label of row i. An anchor
-  whose P(i) is empty leaves the mean (see the module).
-
-  Args:
-    embeddings: [N, D], any length, any float type; computed in float32 at least.
-    labels: [N]; a negative label marks padding, which no anchor is contrasted with.
-    temperature: tau.
-    base_temperature: tau_0; the factor is in the authors' code, not in the paper.
-    axis_name: as in `nt_xent`.
-
-  Returns:
-    [N] float32, one value per row.
-
-  References:
-    Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, Eq. 2,
-    https://arxiv.org/abs/2004.11362
-  """
-  pairs = _pairs(embeddings, labels, None, temperature, axis_name)
-  all_others = _log_sum(pairs, pairs.others)
-  values = _pull(pairs.similarities, pairs.positives, all_others)
-  values = _spread(values, pairs.positives.any(axis=1), labels, axis_name)
-  return temperature / base_temperature * values
+  pairs = pairs_of(embeddings, labels, axis_name=axis_name)
+  return _views_apart(pairs, labels, images, temperature, axis_name)
 
 
 def contex(
@@ -139,87 +97,27 @@ def contex(
     Deng, Yang, Context-Enriched Contrastive Loss, IEEE Transactions on Multimedia 27,
     2025, https://arxiv.org/abs/2512.02152, and the authors' code (`losses.py`)
   """
-  pairs = _pairs(embeddings, labels, images, temperature, axis_name)
-  negatives = _log_sum(pairs, pairs.negatives)
-  by_class = _pull(pairs.similarities, pairs.positives, negatives, clamp=clamp)
+  pairs = pairs_of(embeddings, labels, axis_name=axis_name)
+  similarities = pairs.cosines / temperature
+  negatives = jax.nn.logsumexp(similarities, axis=1, where=pairs.negatives)
+  by_class = mean_gap(similarities, pairs.positives, negatives, clamp=clamp)
   both = pairs.positives.any(axis=1) & pairs.negatives.any(axis=1)
-  by_class = _spread(by_class, both, labels, axis_name)
-  by_view = _views_apart(pairs, labels, axis_name)
+  by_class = spread(by_class, both, labels, axis_name)
+  if images is None:
+    images = row_ids(labels, axis_name)
+  by_view = _views_apart(pairs, labels, images, temperature, axis_name)
   return temperature / base_temperature * 0.5 * (by_class + by_view)
 
 
-class _Pairs(NamedTuple):
-  """Anchors, the local rows, against all rows of the global batch."""
-
-  similarities: Float[Array, "N M"]  # cosines over the temperature
-  others: Bool[Array, "N M"]  # two rows that are not padding, and not the same row
-  positives: Bool[Array, "N M"]  # others of the anchor's label
-  negatives: Bool[Array, "N M"]  # others of another label
-  views: Bool[Array, "N M"]  # others that show the anchor's image
-
-
-def _pairs(embeddings, labels, images, temperature, axis_name) -> _Pairs:
-  z = unit(drop_padding(embeddings, labels))
-  row = jnp.arange(len(labels))
-  if axis_name is not None:
-    row = row + len(labels) * jax.lax.axis_index(axis_name)
-  if images is None:
-    images = row
-
-  def of_all(rows):
-    return (
-      rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
-    )
-
-  def equal(rows):
-    return rows[:, None] == of_all(rows)[None, :]
-
-  real = labels >= 0
-  others = real[:, None] & of_all(real)[None, :] & ~equal(row)
-  return _Pairs(
-    similarities=z @ of_all(z).T / temperature,
-    others=others,
-    positives=others & equal(labels),
-    negatives=others & ~equal(labels),
-    views=others & equal(images),
-  )
-
-
-def _log_sum(pairs: _Pairs, taken: Bool[Array, "N M"]) -> Float[Array, " N"]:
-  """Log of the summed exponentials of a row; -inf, which is dropped later, of none."""
-  return jax.nn.logsumexp(pairs.similarities, axis=1, where=taken)
-
-
-def _pull(
-  similarities: Float[Array, "N M"],
-  wanted: Bool[Array, "N M"],
-  log_sum: Float[Array, " N"],
-  *,
-  clamp: bool = False,
-) -> Float[Array, " N"]:
-  """Mean over the wanted of log_sum - similarity; 0 where none is wanted."""
-  values = log_sum[:, None] - similarities
-  if clamp:
-    values = jnp.maximum(values, 0.0)
-  total = jnp.where(wanted, values, 0.0).sum(axis=1)
-  return total / jnp.maximum(wanted.sum(axis=1), 1).astype(total.dtype)
-
-
-def _views_apart(pairs: _Pairs, labels, axis_name) -> Float[Array, " N"]:
-  all_others = _log_sum(pairs, pairs.others)
-  values = _pull(pairs.similarities, pairs.views, all_others)
-  return _spread(values, pairs.views.any(axis=1), labels, axis_name)
-
-
-def _spread(
-  values: Float[Array, " N"],
-  has_pairs: Bool[Array, " N"],
+def _views_apart(
+  pairs: Pairs,
   labels: Int[Array, " N"],
+  images: Int[Array, " N"],
+  temperature: float,
   axis_name: str | None,
 ) -> Float[Array, " N"]:
-  """Values whose mean over the examples is that over the anchors that have pairs."""
-  counts = (labels >= 0).sum(), has_pairs.sum()
-  if axis_name is not None:
-    counts = jax.lax.psum(counts, axis_name)
-  examples, anchors = (count.astype(values.dtype) for count in counts)
-  return jnp.where(has_pairs, values, 0.0) * (examples / jnp.maximum(anchors, 1))
+  views = pairs.others & (images[:, None] == gather_rows(images, axis_name)[None, :])
+  similarities = pairs.cosines / temperature
+  all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
+  values = mean_gap(similarities, views, all_others)
+  return spread(values, views.any(axis=1), labels, axis_name)

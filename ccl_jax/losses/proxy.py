@@ -1,11 +1,16 @@
 """Losses that classify an embedding among one or more vectors per class."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from ccl_jax.centers import unit
-from ccl_jax.labels import drop_padding, mask_loss
+from ccl_jax.labels import drop_padding, gather_rows, mask_loss
+
+# Of the angle to the own proxy, for `arcface`: it bounds the gradient where they agree.
+_LEAST_SINE = 1e-6
 
 
 def normalized_softmax(
@@ -61,9 +66,206 @@ def cosface(
     Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR
     2018, Eq. 4, https://arxiv.org/abs/1801.09414
   """
-  num_classes = len(proxies)
   cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
+  own = jax.nn.one_hot(labels, len(proxies), dtype=cosines.dtype)
+  return _cross_entropy(scale * (cosines - margin * own), labels)
+
+
+def arcface(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  proxies: Num[Array, "K D"],
+  *,
+  scale: float = 64.0,
+  margin: float = 0.5,
+) -> Float[Array, " B"]:
+  r"""Cross-entropy over scaled cosines, the angle to the own proxy raised by a margin.
+
+  .. math::
+    \ell_i = -\log \frac{e^{s\, \psi(\theta_{y_i})}}
+      {e^{s\, \psi(\theta_{y_i})} + \sum_{k \ne y_i} e^{s \cos \theta_k}}, \quad
+    \psi(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
+      \cos \theta - m \sin m & \text{else} \end{cases}
+
+  The second case, of the authors' code, keeps psi falling where theta + m passes pi.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32.
+    labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
+    proxies: [K, D], any length.
+    scale: s, the inverse temperature.
+    margin: m, an angle in radians, 0 to pi.
+
+  Returns:
+    [B] float32, one value per example.
+
+  References:
+    Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR
+    2019, Eq. 3, https://arxiv.org/abs/1801.07698, and
+    https://github.com/deepinsight/insightface
+  """
+  cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
+  # Without the arc cosine, whose slope is infinite at both ends; nor may the sine's be.
+  squared = (1 - cosines) * (1 + cosines)
+  sines = jnp.sqrt(jnp.maximum(squared, _LEAST_SINE**2))
+  turned = cosines * jnp.cos(margin) - sines * jnp.sin(margin)
+  beyond = cosines - margin * jnp.sin(margin)
+  with_margin = jnp.where(cosines >= -jnp.cos(margin), turned, beyond)
+  own = jax.nn.one_hot(labels, len(proxies), dtype=jnp.bool_)
+  return _cross_entropy(scale * jnp.where(own, with_margin, cosines), labels)
+
+
+def proxy_nca(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  proxies: Num[Array, "K D"],
+  *,
+  temperature: float = 1 / 9,
+) -> Float[Array, " B"]:
+  r"""ProxyNCA++: cross-entropy over squared distances to all proxies.
+
+  .. math::
+    \ell_i = -\log \frac{e^{-\lVert z_i - c_{y_i} \rVert^2 / T}}
+      {\sum_k e^{-\lVert z_i - c_k \rVert^2 / T}}
+
+  The own proxy is in the denominator, unlike in the first ProxyNCA. With z and c of
+  unit length the distance is :math:`2 - 2 z_i \cdot c_k`, and the loss that of
+  `normalized_softmax` at half the temperature, as which it is computed.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32.
+    labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
+    proxies: [K, D], any length.
+    temperature: T; the authors' code multiplies z and c by 3, which is T = 1/9.
+
+  Returns:
+    [B] float32, one value per example.
+
+  References:
+    Teh, DeVries, Taylor, ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood
+    Component Analysis, ECCV 2020, Eq. 9, https://arxiv.org/abs/2004.01113, and
+    https://github.com/euwern/proxynca_pp (`ProxyNCA_prob`)
+  """
+  return normalized_softmax(embeddings, labels, proxies, temperature=temperature / 2)
+
+
+def proxy_anchor(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  proxies: Num[Array, "K D"],
+  *,
+  scale: float = 32.0,
+  margin: float = 0.1,
+  axis_name: str | None = None,
+) -> Float[Array, " B"]:
+  r"""Lets each proxy pull the batch's examples of its class and push all others.
+
+  .. math::
+    L = \frac{1}{|P^+|} \sum_{k \in P^+}
+        \log \Big(1 + \sum_{i: y_i = k} e^{-\alpha (z_i \cdot c_k - \delta)} \Big)
+      + \frac{1}{K} \sum_k
+        \log \Big(1 + \sum_{i: y_i \ne k} e^{\alpha (z_i \cdot c_k + \delta)} \Big)
+
+  with P+ the classes that the batch has examples of. This is a mean over proxies and no
+  sum over examples: every example has the whole L as its value, padding 0, so that
+  `mean_over_examples` gives L.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32.
+    labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
+    proxies: [K, D], any length.
+    scale: alpha.
+    margin: delta, in units of cosine.
+    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
+      the batch is split: L is then that of the global batch. Average the gradients
+      with `lax.pmean`.
+
+  Returns:
+    [B] float32, L for every example.
+
+  References:
+    Kim et al., Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, Eq. 4,
+    https://arxiv.org/abs/2003.13911, and
+    https://github.com/tjddus9597/Proxy-Anchor-CVPR2020
+  """
+  num_classes = len(proxies)
+  of_all = partial(gather_rows, axis_name=axis_name)
+  cosines = of_all(unit(drop_padding(embeddings, labels))) @ unit(proxies).T
+  all_labels = of_all(labels)[:, None]
+  own = all_labels == jnp.arange(num_classes)[None, :]
+  others = (all_labels >= 0) & ~own
+  pull = log_one_plus_sum(-scale * (cosines - margin), own, axis=0)
+  push = log_one_plus_sum(scale * (cosines + margin), others, axis=0)
+  present = jnp.maximum(own.any(axis=0).sum(), 1).astype(cosines.dtype)
+  loss = pull.sum() / present + push.mean()
+  return mask_loss(jnp.full(len(labels), loss), labels, num_classes)
+
+
+def soft_triple(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  centers: Num[Array, "K C D"],
+  *,
+  scale: float = 20.0,
+  gamma: float = 0.1,
+  margin: float = 0.01,
+  regularizer: float = 0.2,
+) -> Float[Array, " B"]:
+  r"""Cross-entropy over classes of several centers, which are drawn together.
+
+  .. math::
+    S_{ik} &= \sum_c \mathrm{softmax}_c (z_i \cdot w_{kc} / \gamma)\,
+        z_i \cdot w_{kc} \\
+    \ell_i &= -\log \frac{e^{\lambda (S_{i y_i} - \delta)}}
+        {e^{\lambda (S_{i y_i} - \delta)} + \sum_{k \ne y_i} e^{\lambda S_{ik}}}
+      + \frac{\tau}{K C (C-1)} \sum_k \sum_{c < c'}
+        \sqrt{2 + 10^{-5} - 2 w_{kc} \cdot w_{kc'}}
+
+  with z and w scaled to unit length. The second term is the same for every example; it
+  merges centers that a class does not need, and is 0 for one center a class.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32.
+    labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
+    centers: [K, C, D], w, any length.
+    scale: lambda, the inverse temperature.
+    gamma: the temperature of the choice among a class's centers.
+    margin: delta, in units of cosine.
+    regularizer: tau, the weight of the second term.
+
+  Returns:
+    [B] float32, one value per example.
+
+  References:
+    Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, ICCV
+    2019, Eqs. 8 and 10, https://arxiv.org/abs/1909.05235, and
+    https://github.com/idstcv/SoftTriple
+  """
+  num_classes, per_class, _ = centers.shape
+  w = unit(centers)
+  cosines = jnp.einsum("bd,kcd->bkc", unit(drop_padding(embeddings, labels)), w)
+  to_class = jnp.sum(jax.nn.softmax(cosines / gamma) * cosines, axis=-1)
   own = jax.nn.one_hot(labels, num_classes, dtype=cosines.dtype)
-  logits = scale * (cosines - margin * own)
+  values = _cross_entropy(scale * (to_class - margin * own), labels)
+
+  among = jnp.einsum("kcd,ked->kce", w, w)[:, *jnp.triu_indices(per_class, k=1)]
+  apart = jnp.sqrt(2 + 1e-5 - 2 * among)
+  spread = apart.sum() / max(num_classes * per_class * (per_class - 1), 1)
+  return jnp.where(labels < 0, 0.0, values + regularizer * spread)
+
+
+def _cross_entropy(
+  logits: Float[Array, "B K"], labels: Int[Array, " B"]
+) -> Float[Array, " B"]:
+  own = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
   target = jnp.sum(logits * own, axis=-1)
-  return mask_loss(jax.nn.logsumexp(logits, axis=-1) - target, labels, num_classes)
+  values = jax.nn.logsumexp(logits, axis=-1) - target
+  return mask_loss(values, labels, logits.shape[1])
+
+
+def log_one_plus_sum(
+  exponents: Float[Array, "N M"], taken: Bool[Array, "N M"], *, axis: int
+) -> Float[Array, " _"]:
+  """Log of 1 plus the summed exponentials of those taken; 0 where none is."""
+  log_sum = jax.nn.logsumexp(exponents, axis=axis, where=taken)
+  return jnp.logaddexp(0.0, log_sum)

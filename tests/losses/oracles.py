@@ -58,6 +58,144 @@ def normalized_softmax(x, y, c, *, temperature):
   return np.array(margin_softmax(z, y, c, scale=1 / temperature, margin=0.0))
 
 
+def cross_entropy(logits, own):
+  exponents = [math.exp(logit) for logit in logits]
+  return -math.log(exponents[own] / math.fsum(exponents))
+
+
+def arcface(x, y, c, *, scale, margin):
+  z, c = unit(x), unit(c)
+  values = []
+  for i in range(len(z)):
+    cosines = [math.fsum(z[i] * c[k]) for k in range(len(c))]
+    angle = math.acos(cosines[y[i]])
+    if angle <= math.pi - margin:
+      cosines[y[i]] = math.cos(angle + margin)
+    else:
+      cosines[y[i]] = math.cos(angle) - margin * math.sin(margin)
+    values.append(cross_entropy([scale * cosine for cosine in cosines], y[i]))
+  return np.array(values)
+
+
+def proxy_nca(x, y, c, *, temperature):
+  z, c = unit(x), unit(c)
+  values = []
+  for i in range(len(z)):
+    squared = [math.fsum((z[i] - c[k]) ** 2) for k in range(len(c))]
+    values.append(cross_entropy([-value / temperature for value in squared], y[i]))
+  return np.array(values)
+
+
+def proxy_anchor(x, y, c, *, scale, margin):
+  """The published scalar, which every example carries whole."""
+  z, c = unit(x), unit(c)
+  pulls, pushes = [], []
+  for k in range(len(c)):
+    cosines = [math.fsum(z[i] * c[k]) for i in range(len(z))]
+    own = [math.exp(-scale * (cosines[i] - margin)) for i in range(len(z)) if y[i] == k]
+    others = [
+      math.exp(scale * (cosines[i] + margin)) for i in range(len(z)) if y[i] != k
+    ]
+    if own:
+      pulls.append(math.log(1 + math.fsum(own)))
+    pushes.append(math.log(1 + math.fsum(others)))
+  loss = math.fsum(pulls) / len(pulls) + math.fsum(pushes) / len(pushes)
+  return np.full(len(z), loss)
+
+
+def soft_triple(x, y, w, *, scale, gamma, margin, regularizer):
+  z, w = unit(x), unit(w)
+  classes, per_class, _ = w.shape
+  values = []
+  for i in range(len(z)):
+    logits = []
+    for k in range(classes):
+      cosines = [math.fsum(z[i] * w[k, c]) for c in range(per_class)]
+      weights = [math.exp(cosine / gamma) for cosine in cosines]
+      mixed = math.fsum(a * b for a, b in zip(weights, cosines, strict=True))
+      logits.append(scale * (mixed / math.fsum(weights) - margin * (y[i] == k)))
+    values.append(cross_entropy(logits, y[i]))
+  apart = [
+    math.sqrt(2 + 1e-5 - 2 * math.fsum(w[k, a] * w[k, b]))
+    for k in range(classes)
+    for b in range(per_class)
+    for a in range(b)
+  ]
+  pairs = classes * per_class * (per_class - 1)
+  return np.array(values) + regularizer * math.fsum(apart) / pairs
+
+
+def pairs_of(x, y, memory=None, memory_labels=None):
+  """Of each anchor, the cosines to its positives and those to its negatives."""
+  rows, labels = unit(x), list(y)
+  if memory is not None:
+    rows = np.concatenate([rows, unit(memory)])
+    labels += list(memory_labels)
+  found = []
+  for i in range(len(x)):
+    positives, negatives = [], []
+    for j in range(len(rows)):
+      if j != i and labels[j] >= 0:
+        kind = positives if labels[j] == y[i] else negatives
+        kind.append(math.fsum(rows[i] * rows[j]))
+    found.append((positives, negatives))
+  return found
+
+
+def spread(terms, count):
+  """Sums of terms by anchor, so that their mean is that over `count` terms."""
+  return np.array([math.fsum(own) for own in terms]) * len(terms) / max(count, 1)
+
+
+def supcon(x, y, *, temperature, base_temperature=0.07, **memory):
+  terms = []
+  for positives, negatives in pairs_of(x, y, **memory):
+    exponents = [math.exp(cosine / temperature) for cosine in positives + negatives]
+    shares = [
+      math.exp(cosine / temperature) / math.fsum(exponents) for cosine in positives
+    ]
+    mean = math.fsum(map(math.log, shares)) / max(len(shares), 1)
+    terms.append([-temperature / base_temperature * mean] if positives else [])
+  return spread(terms, sum(map(len, terms)))
+
+
+def multi_similarity(x, y, *, alpha, beta, base, epsilon, **memory):
+  values = []
+  for positives, negatives in pairs_of(x, y, **memory):
+    if epsilon is not None:
+      hard_positives = [p for p in positives if any(p - epsilon < n for n in negatives)]
+      negatives = [n for n in negatives if any(n + epsilon > p for p in positives)]
+      positives = hard_positives
+    pull = math.fsum(math.exp(-alpha * (p - base)) for p in positives)
+    push = math.fsum(math.exp(beta * (n - base)) for n in negatives)
+    values.append(math.log(1 + pull) / alpha + math.log(1 + push) / beta)
+  return np.array(values)
+
+
+def triplet(x, y, *, margin, mining, **memory):
+  terms = []
+  for positives, negatives in pairs_of(x, y, **memory):
+    near = [2 - 2 * cosine for cosine in positives]
+    far = [2 - 2 * cosine for cosine in negatives]
+    if mining == "batch_hard":
+      triplets = [(max(near), min(far))] if near and far else []
+    else:
+      triplets = [
+        (p, min(n for n in far if n > p)) for p in near if any(n > p for n in far)
+      ]
+    terms.append([max(0.0, margin + p - n) for p, n in triplets])
+  return spread(terms, sum(map(len, terms)))
+
+
+def contrastive(x, y, *, margin, **memory):
+  pulls, pushes = [], []
+  for positives, negatives in pairs_of(x, y, **memory):
+    pulls.append([(2 - 2 * cosine) / 2 for cosine in positives])
+    distances = [math.sqrt(2 - 2 * cosine) for cosine in negatives]
+    pushes.append([(margin - d) ** 2 / 2 for d in distances if d < margin])
+  return sum(spread(terms, sum(map(len, terms))) for terms in (pulls, pushes))
+
+
 def views_and_classes(x, y, images, *, temperature, pulled, contrasted, clamp=False):
   """What NT-Xent, SupCon and both parts of ConTeX do to each anchor that has pairs.
 
@@ -93,13 +231,6 @@ def nt_xent(x, y, images, *, temperature):
   return views_and_classes(
     x, y, images, temperature=temperature, pulled="views", contrasted="all"
   )
-
-
-def supcon(x, y, images, *, temperature, base_temperature=0.07):
-  values = views_and_classes(
-    x, y, images, temperature=temperature, pulled="class", contrasted="all"
-  )
-  return temperature / base_temperature * values
 
 
 def contex(x, y, images, *, temperature, base_temperature=0.07, clamp=False):

@@ -1,0 +1,330 @@
+"""Losses over the pairs of a batch that its labels make, and over those with a memory.
+
+Every row is an anchor, contrasted with the other rows of the batch, itself excluded by
+index. With a `memory` of past embeddings (cross-batch memory) it is contrasted with
+those rows too, which are no anchors and carry no gradient.
+
+The published scalar of each loss is a mean, over what its docstring says: anchors,
+pairs or triplets. The values are spread so that `mean_over_examples` gives that scalar:
+the value of an anchor is its sum, raised by the number of examples over the number of
+what is counted. An anchor without the pairs that a loss needs has the value 0.
+
+The arrays held are N x (N + M), with N the global batch over a mapped axis and M the
+memory, never with a third dimension.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from ccl_jax.centers import unit
+from ccl_jax.labels import drop_padding, gather_rows
+from ccl_jax.losses.proxy import log_one_plus_sum
+
+# Distances are this at least, for `contrastive`: it bounds the gradient at 0.
+_LEAST_DISTANCE = 1e-6
+
+
+def supcon(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  temperature: float = 0.1,
+  base_temperature: float = 0.07,
+  memory: Num[Array, "M D"] | None = None,
+  memory_labels: Int[Array, " M"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " B"]:
+  r"""Tells the other rows of a class, views included, from all other rows.
+
+  .. math::
+    \ell_i = -\frac{\tau}{\tau_0} \frac{1}{|P(i)|} \sum_{p \in P(i)}
+      \log \frac{e^{z_i \cdot z_p / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
+
+  with z scaled to unit length and P(i) the other rows of the label of row i. The mean
+  is over the anchors whose P(i) is not empty.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
+    labels: [B]; a negative label marks padding, which no anchor is contrasted with.
+    temperature: tau.
+    base_temperature: tau_0; the factor is in the authors' code, not in the paper.
+    memory: [M, D], further rows to contrast with, none of them of this batch.
+    memory_labels: [M]; a negative label marks an empty slot.
+    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
+      the rows are split: its own rows are a device's anchors, and those of all devices
+      its contrasts. The memory is the same whole one on each. Average the gradients
+      with `lax.pmean`.
+
+  Returns:
+    [B] float32, one value per row.
+
+  References:
+    Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, Eq. 2,
+    https://arxiv.org/abs/2004.11362
+  """
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  similarities = pairs.cosines / temperature
+  all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
+  values = mean_gap(similarities, pairs.positives, all_others)
+  values = spread(values, pairs.positives.any(axis=1), labels, axis_name)
+  return temperature / base_temperature * values
+
+
+def multi_similarity(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  alpha: float = 2.0,
+  beta: float = 50.0,
+  base: float = 0.5,
+  epsilon: float | None = 0.1,
+  memory: Num[Array, "M D"] | None = None,
+  memory_labels: Int[Array, " M"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " B"]:
+  r"""Weighs each pair by its own cosine and by those of the anchor's other pairs.
+
+  .. math::
+    \ell_i = \frac{1}{\alpha} \log \Big(1 + \sum_{p \in P(i)}
+        e^{-\alpha (z_i \cdot z_p - \lambda)} \Big)
+      + \frac{1}{\beta} \log \Big(1 + \sum_{n \in N(i)}
+        e^{\beta (z_i \cdot z_n - \lambda)} \Big)
+
+  with z scaled to unit length, P(i) the other rows of the label of row i and N(i) those
+  of other labels. The miner keeps of N(i) what is nearer than the farthest positive,
+  of P(i) what is farther than the nearest negative, each with a slack of epsilon; so an
+  anchor without a positive, or without a negative, keeps nothing.
+
+  The mean is over all examples, those that keep nothing and have the value 0 included.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
+    labels: [B]; a negative label marks padding, which no anchor is contrasted with.
+    alpha: sharpness of the positives.
+    beta: sharpness of the negatives.
+    base: lambda, the cosine that parts positives from negatives.
+    epsilon: slack of the miner, in units of cosine; None: all pairs.
+    memory: as in `supcon`.
+    memory_labels: as in `supcon`.
+    axis_name: as in `supcon`.
+
+  Returns:
+    [B] float32, one value per row.
+
+  References:
+    Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
+    Learning, CVPR 2019, Eqs. 13 to 16, https://arxiv.org/abs/1904.06627, and
+    https://github.com/msight-tech/research-ms-loss
+  """
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  cosines, positives, negatives = pairs.cosines, pairs.positives, pairs.negatives
+  if epsilon is not None:
+    farthest = jnp.min(cosines, axis=1, where=positives, initial=jnp.inf)
+    nearest = jnp.max(cosines, axis=1, where=negatives, initial=-jnp.inf)
+    positives &= cosines - epsilon < nearest[:, None]
+    negatives &= cosines + epsilon > farthest[:, None]
+  pull = log_one_plus_sum(-alpha * (cosines - base), positives, axis=1)
+  push = log_one_plus_sum(beta * (cosines - base), negatives, axis=1)
+  return pull / alpha + push / beta
+
+
+def triplet(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  margin: float = 0.2,
+  mining: Literal["batch_hard", "semi_hard"] = "batch_hard",
+  memory: Num[Array, "M D"] | None = None,
+  memory_labels: Int[Array, " M"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " B"]:
+  r"""Wants a negative farther from the anchor than a positive, by a margin.
+
+  .. math::
+    L = \frac{1}{|T|} \sum_{(i, p, n) \in T}
+      \max \big(0,\, m + \lVert z_i - z_p \rVert^2 - \lVert z_i - z_n \rVert^2 \big)
+
+  with z scaled to unit length, and T the mined triplets, those of loss 0 included:
+
+  - batch_hard: for each anchor its farthest positive and its nearest negative. An
+    anchor without a positive, or without a negative, makes no triplet.
+  - semi_hard: for each anchor and each of its positives the nearest negative that is
+    farther than the positive. Where every negative is nearer the pair makes no
+    triplet; that is our choice, the reference leaves it open.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
+    labels: [B]; a negative label marks padding, which no anchor is contrasted with.
+    margin: m, in units of squared distance, which goes from 0 to 4.
+    mining: which triplets; batch_hard as in Hermans et al., who also take distances
+      that are not squared, semi_hard as in Schroff et al.
+    memory: as in `supcon`.
+    memory_labels: as in `supcon`.
+    axis_name: as in `supcon`.
+
+  Returns:
+    [B] float32, one value per row.
+
+  Raises:
+    ValueError: if `mining` is neither.
+
+  References:
+    Schroff et al., FaceNet: A Unified Embedding for Face Recognition and Clustering,
+    CVPR 2015, Eqs. 2 and 4, https://arxiv.org/abs/1503.03832
+    Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017,
+    Eq. 5, https://arxiv.org/abs/1703.07737
+  """
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  squared = 2 - 2 * pairs.cosines
+  of_negatives = jnp.where(pairs.negatives, squared, jnp.inf)
+  if mining == "batch_hard":
+    farthest = jnp.max(squared, axis=1, where=pairs.positives, initial=-jnp.inf)
+    sums = jax.nn.relu(margin + farthest - of_negatives.min(axis=1))
+    counts = pairs.positives.any(axis=1) & pairs.negatives.any(axis=1)
+  elif mining == "semi_hard":
+    farther = _next_larger(of_negatives, squared)
+    triplets = pairs.positives & (farther < jnp.inf)
+    losses = jax.nn.relu(margin + squared - farther)
+    sums = jnp.where(triplets, losses, 0.0).sum(axis=1)
+    counts = triplets.sum(axis=1)
+  else:
+    raise ValueError(f"mining={mining}: expected batch_hard or semi_hard")
+  return spread(sums, counts, labels, axis_name)
+
+
+def contrastive(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  margin: float = 1.0,
+  memory: Num[Array, "M D"] | None = None,
+  memory_labels: Int[Array, " M"] | None = None,
+  axis_name: str | None = None,
+) -> Float[Array, " B"]:
+  r"""Pulls positive pairs together, and pushes negative ones up to a margin apart.
+
+  .. math::
+    L = \frac{1}{|P|} \sum_{(i, p) \in P} \frac{1}{2} D_{ip}^2
+      + \frac{1}{|N|} \sum_{(i, n) \in N} \frac{1}{2} (m - D_{in})^2, \quad
+    D_{ij} = \lVert z_i - z_j \rVert
+
+  with z scaled to unit length, P all pairs of one label and N the pairs of two labels
+  that are nearer than m: negatives which lie far enough apart would drown those that
+  do not. The reference sums over all pairs; the two means are our choice, as
+  pytorch-metric-learning averages by default.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
+    labels: [B]; a negative label marks padding, which no anchor is contrasted with.
+    margin: m, a distance, 0 to 2; the default is that of two vectors with cosine 0.5.
+    memory: as in `supcon`.
+    memory_labels: as in `supcon`.
+    axis_name: as in `supcon`.
+
+  Returns:
+    [B] float32, one value per row.
+
+  References:
+    Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping,
+    CVPR 2006, Eq. 4, https://doi.org/10.1109/CVPR.2006.100
+  """
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  squared = jnp.maximum(2 - 2 * pairs.cosines, _LEAST_DISTANCE**2)
+  distances = jnp.sqrt(squared)
+  near = pairs.negatives & (distances < margin)
+  pulls = jnp.where(pairs.positives, squared / 2, 0.0).sum(axis=1)
+  pushes = jnp.where(near, (margin - distances) ** 2 / 2, 0.0).sum(axis=1)
+  pull = spread(pulls, pairs.positives.sum(axis=1), labels, axis_name)
+  push = spread(pushes, near.sum(axis=1), labels, axis_name)
+  return pull + push
+
+
+class Pairs(NamedTuple):
+  """Anchors, the local rows, against all rows of the global batch and the memory."""
+
+  cosines: Float[Array, "B N"]
+  others: Bool[Array, "B N"]  # two rows that are not padding, and not the same row
+  positives: Bool[Array, "B N"]  # others of the anchor's label
+  negatives: Bool[Array, "B N"]  # others of another label
+
+
+def pairs_of(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  memory: Num[Array, "M D"] | None = None,
+  memory_labels: Int[Array, " M"] | None = None,
+  axis_name: str | None = None,
+) -> Pairs:
+  """The pairs that a loss chooses from.
+
+  Raises:
+    ValueError: if only one of `memory` and `memory_labels` is given.
+  """
+  if (memory is None) != (memory_labels is None):
+    raise ValueError("memory and memory_labels: give both or neither")
+  of_all = partial(gather_rows, axis_name=axis_name)
+  z = unit(drop_padding(embeddings, labels))
+  row = row_ids(labels, axis_name)
+  others = row[:, None] != of_all(row)[None, :]
+  all_z, all_labels = of_all(z), of_all(labels)
+  if memory is not None and memory_labels is not None:
+    past = jax.lax.stop_gradient(unit(drop_padding(memory, memory_labels)))
+    all_z = jnp.concatenate([all_z, past.astype(z.dtype)])
+    all_labels = jnp.concatenate([all_labels, memory_labels.astype(labels.dtype)])
+    others = jnp.pad(others, ((0, 0), (0, len(memory))), constant_values=True)
+  others &= (labels >= 0)[:, None] & (all_labels >= 0)[None, :]
+  same = labels[:, None] == all_labels[None, :]
+  return Pairs(z @ all_z.T, others, others & same, others & ~same)
+
+
+def row_ids(labels: Int[Array, " B"], axis_name: str | None) -> Int[Array, " B"]:
+  """The local rows' numbers in the global batch."""
+  ids = jnp.arange(len(labels))
+  if axis_name is None:
+    return ids
+  return ids + len(labels) * jax.lax.axis_index(axis_name)
+
+
+def mean_gap(
+  similarities: Float[Array, "B N"],
+  wanted: Bool[Array, "B N"],
+  log_sum: Float[Array, " B"],
+  *,
+  clamp: bool = False,
+) -> Float[Array, " B"]:
+  """Mean over the wanted of log_sum - similarity; 0 where none is wanted."""
+  values = log_sum[:, None] - similarities
+  if clamp:
+    values = jnp.maximum(values, 0.0)
+  total = jnp.where(wanted, values, 0.0).sum(axis=1)
+  return total / jnp.maximum(wanted.sum(axis=1), 1).astype(total.dtype)
+
+
+def spread(
+  sums: Float[Array, " B"],
+  counts: Num[Array, " B"] | Bool[Array, " B"],
+  labels: Int[Array, " B"],
+  axis_name: str | None,
+) -> Float[Array, " B"]:
+  """Values whose mean over the examples is all sums over all counts; 0 if none is."""
+  totals = (labels >= 0).sum(), counts.sum()
+  if axis_name is not None:
+    totals = jax.lax.psum(totals, axis_name)
+  examples, counted = (total.astype(sums.dtype) for total in totals)
+  return jnp.where(counts > 0, sums, 0.0) * (examples / jnp.maximum(counted, 1))
+
+
+def _next_larger(
+  candidates: Float[Array, "B N"], values: Float[Array, "B N"]
+) -> Float[Array, "B N"]:
+  """For each value the least of its row's candidates above it; inf if there is none."""
+  ordered = jnp.pad(
+    jnp.sort(candidates, axis=1), ((0, 0), (0, 1)), constant_values=jnp.inf
+  )
+  find = jax.vmap(partial(jnp.searchsorted, side="right"))
+  places = find(ordered, jax.lax.stop_gradient(values))
+  return jnp.take_along_axis(ordered, jnp.minimum(places, values.shape[1]), axis=1)
