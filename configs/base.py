@@ -52,7 +52,8 @@ LossName = Literal[
   "triplet",
   "contrastive",
 ]
-PAIR_LOSSES = ("supcon",)  # those that can be contrasted with a memory
+# Those that can be contrasted with a memory.
+PAIR_LOSSES = ("contrastive", "multi_similarity", "supcon", "triplet")
 
 
 @dataclasses.dataclass

@@ -187,22 +187,29 @@ def run(config: Config, *, trial: bool) -> dict[str, Any]:
     embedded = parts.embed(parts.placement.one_copy(state), data.validation)
     return testing.score(config, testing.Embedded(*embedded))
 
+  def loss() -> float:
+    return float(parts.placement.one_copy(metrics)["loss"])
+
   curve, metrics = [], {}
   for number, batch in enumerate(itertools.islice(batches, config.steps), start=1):
     state, metrics = step(state, parts.placement.put_batch(batch))
-    if not trial and data.validation and number % config.eval_every == 0:
+    if trial or number % config.eval_every and number < config.steps:
+      continue
+    if not math.isfinite(loss()):
+      raise ValueError(
+        f"the loss of step {number} is {loss()}: lower the learning rate"
+      )
+    if data.validation and number % config.eval_every == 0:
       curve.append({"step": number, **_rounded(validate())})
-  loss = float(parts.placement.one_copy(metrics)["loss"])
-  if trial:
-    # Settings under which a method diverges are a finding of its search.
-    found = validate() if math.isfinite(loss) else {CHOSEN_BY: 0.0}
-  elif not math.isfinite(loss):
-    raise ValueError(f"the loss ended as {loss}: lower the learning rate")
-  else:
+  if not trial:
     state = parts.placement.one_copy(state)
     found = testing.test(config, parts.embed, state, data).metrics
+  elif math.isfinite(loss()):
+    found = validate()
+  else:
+    found = {CHOSEN_BY: 0.0}  # that a method diverges is a finding of its search
   return {
-    "metrics": _rounded({"loss": loss, **found}),
+    "metrics": _rounded({"loss": loss(), **found}),
     **({"curve": curve} if curve else {}),
     "steps": config.steps,
     "seconds": round(time.perf_counter() - start, 1),

@@ -107,11 +107,6 @@ def _over_rows(name: str, settings: dict[str, Any]):
 
 
 def _with_memory(config: Config, settings, dim, axis_name) -> objectives.Objective:
-  if config.loss not in BY_LABEL:
-    raise ValueError(
-      f"loss={config.loss} with memory_size={config.memory_size}: only"
-      f" {', '.join(BY_LABEL)} contrast with past embeddings"
-    )
   return objectives.with_memory(
     _over_rows(config.loss, settings),
     config.memory_size,

@@ -1,0 +1,147 @@
+"""All losses on Glyphs: tuned alike, each over five seeds.
+
+Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458;
+the benchmark, the network and all settings are this project's own.
+Expected: the tables of experiments/README.md.
+Wall time: about 15 s for 1,000 steps of a run on one core of two; 330 runs.
+Command: python -m experiments.compare --config=configs/glyphs_comparison.py \
+  --results=experiments/results/glyphs
+"""
+
+import dataclasses
+
+from configs.base import Config
+from configs.comparison import Comparison
+
+# Half of the time of the main job's network; else everything is as there.
+_BASE = Config(
+  dataset="glyphs",
+  depth=0,
+  widths=(64, 128),
+  steps=1000,
+  eval_every=250,
+  learning_rate=4e-3,
+)
+# Trial 0 of each method, as published where METHODS names settings, and its space.
+_PAIRS = {"images_per_class": 4}
+_METHODS = {
+  "CCL": {},
+  "CCL, momentum bank": {"centers": "bank"},
+  "CCL, repelling bank": {"centers": "bank", "momentum": 0.8, "sharpness": 8.0},
+  "NormSoftmax": {"loss": "normalized_softmax", "scale": 20.0},
+  "CosFace": {"loss": "cosface", "scale": 64.0, "margin": 0.35},
+  "ArcFace": {"loss": "arcface", "scale": 64.0, "margin": 0.5},
+  "ProxyNCA++": {"loss": "proxy_nca", "temperature": 1 / 9},
+  "Proxy-Anchor": {"loss": "proxy_anchor", "scale": 32.0, "margin": 0.1},
+  "SoftTriple": {
+    "loss": "soft_triple",
+    "scale": 20.0,
+    "margin": 0.01,
+    "centers_per_class": 5,
+  },
+  "SupCon": {"loss": "supcon", **_PAIRS},
+  "Multi-Similarity": {"loss": "multi_similarity", **_PAIRS},
+  "Triplet": {"loss": "triplet", **_PAIRS},
+  "Contrastive": {"loss": "contrastive", "margin": 0.5, **_PAIRS},
+  "XBM": {"loss": "contrastive", "margin": 0.5, "memory_size": 8192, **_PAIRS},
+}
+_OURS = ("CCL", "CCL, momentum bank", "CCL, repelling bank")
+
+_RATE = {"learning_rate": (2e-3, 4e-3, 6e-3, 1e-2)}
+_CENTERS_RATE = {"centers_learning_rate": (0.01, 0.03, 0.1)}
+_SCALE = {"scale": (8.0, 12.0, 16.0, 24.0, 32.0)}
+_CCL = {
+  **_RATE,
+  **_SCALE,
+  "margin": (0.0, 0.1, 0.2, 0.3),
+  "center_weight": (0.5, 1.0, 2.0, 4.0),
+}
+_OF_PAIRS = {**_RATE, "images_per_class": (2, 4, 8)}
+_SPACES = {
+  "CCL": {**_CCL, **_CENTERS_RATE},
+  "CCL, momentum bank": {**_CCL, "momentum": (0.3, 0.5, 0.7, 0.9)},
+  "CCL, repelling bank": {
+    **_CCL,
+    "momentum": (0.7, 0.8, 0.9),
+    "sharpness": (4.0, 8.0, 12.0),
+  },
+  "NormSoftmax": {**_RATE, **_CENTERS_RATE, **_SCALE},
+  "CosFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "margin": (0.1, 0.2, 0.3)},
+  "ArcFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "margin": (0.1, 0.2, 0.3)},
+  "ProxyNCA++": {**_RATE, **_CENTERS_RATE, "temperature": (0.06, 1 / 9, 0.2, 0.3)},
+  "Proxy-Anchor": {
+    **_RATE,
+    **_CENTERS_RATE,
+    "scale": (16.0, 24.0, 32.0, 48.0),
+    "margin": (0.0, 0.1, 0.2),
+  },
+  "SoftTriple": {
+    **_RATE,
+    **_CENTERS_RATE,
+    **_SCALE,
+    "gamma": (0.05, 0.1, 0.2),
+    "margin": (0.01, 0.1, 0.2),
+    "centers_per_class": (2, 5),
+  },
+  "SupCon": {**_OF_PAIRS, "temperature": (0.05, 0.07, 0.1, 0.15)},
+  "Multi-Similarity": {
+    **_OF_PAIRS,
+    "alpha": (1.0, 2.0, 4.0),
+    "beta": (20.0, 50.0),
+    "base": (0.3, 0.5, 0.7),
+  },
+  "Triplet": {
+    **_OF_PAIRS,
+    "margin": (0.1, 0.2, 0.4),
+    "mining": ("batch_hard", "semi_hard"),
+  },
+  "Contrastive": {**_OF_PAIRS, "margin": (0.3, 0.5, 0.7, 1.0)},
+  "XBM": {
+    **_OF_PAIRS,
+    "loss": ("contrastive", "supcon"),
+    "margin": (0.3, 0.5, 0.7, 1.0),
+    "temperature": (0.07, 0.1),
+    "memory_size": (1024, 8192),
+    "memory_warmup_steps": (0, 100),
+  },
+}
+
+
+def get_comparison() -> Comparison:
+  """Every loss at two budgets."""
+  return Comparison(
+    methods={name: dataclasses.replace(_BASE, **m) for name, m in _METHODS.items()},
+    columns={f"{steps:,} steps": {"steps": steps} for steps in (1000, 3000)},
+    spaces=_SPACES,
+    trial={"seed": 100, "validation_fraction": 0.3},
+    trials=8,
+    ours=_OURS,
+  )
+
+
+def get_studies() -> dict[str, Comparison]:
+  """Ablations: what changes with one setting, all others as the search found them."""
+  some = (*_OURS, "NormSoftmax", "Proxy-Anchor", "SupCon")
+  return {
+    "batch_size": _study(some, "batch_size", (16, 32, 64, 128, 256, 512)),
+    "imbalance": _study(some, "imbalance", (1.0, 10.0)),
+    "label_noise": _study(some, "label_noise", (0.0, 0.2, 0.4)),
+    "dim": _study(_OURS, "dim", (16, 32, 64, 128, 256)),
+    "images_per_class": _study((*_OURS, "SupCon"), "images_per_class", (0, 2, 4, 8)),
+    "scale": _study(_OURS, "scale", (4.0, 8.0, 16.0, 32.0, 64.0)),
+    "margin": _study(_OURS, "margin", (0.0, 0.1, 0.2, 0.3, 0.4)),
+    "center_weight": _study(_OURS, "center_weight", (0.0, 1.0, 2.0, 4.0, 8.0)),
+    "momentum": _study(_OURS[1:], "momentum", (0.0, 0.3, 0.5, 0.7, 0.9, 0.97)),
+    "sharpness": _study(_OURS[2:], "sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
+  }
+
+
+def _study(rows: tuple[str, ...], field: str, values: tuple) -> Comparison:
+  whole = get_comparison()
+  return dataclasses.replace(
+    whole,
+    methods={row: whole.methods[row] for row in rows},
+    columns={f"{field} {value}": {field: value, "steps": 1000} for value in values},
+    spaces={row: whole.spaces[row] for row in rows},
+    metrics=("recall@1", "map@r"),
+  )

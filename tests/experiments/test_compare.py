@@ -1,0 +1,216 @@
+"""Comparisons: what is run, in which order, by whom, and what is made of the results."""
+
+import dataclasses
+import json
+import math
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.base import Config
+from configs.comparison import Comparison
+from experiments import command_line, compare, tables
+from experiments.command_line import InputError
+
+ROOT = Path(__file__).parents[2]
+SPACE = {"scale": (4.0, 8.0, 16.0, 32.0), "margin": (0.0, 0.1)}
+COMPARISON = Comparison(
+  methods={"CCL": Config(), "softmax": Config(loss="normalized_softmax")},
+  columns={"10 steps": {"steps": 10}, "20 steps": {"steps": 20}},
+  spaces={"CCL": SPACE},
+  trial={"steps": 5, "seed": 100},
+  trials=3,
+  metrics=("recall@1",),
+  ours=("CCL",),
+)
+
+
+def store(job, metrics, curve=()):
+  result = job.ids | {"metrics": metrics, "config": dataclasses.asdict(job.config)}
+  job.path.parent.mkdir(parents=True, exist_ok=True)
+  compare.store(job.path, {**result, "seconds": 1, "curve": list(curve)})
+
+
+def missing(folder, seeds=2):
+  return compare.find_missing(COMPARISON, folder, folder / "search", seeds)
+
+
+def test_trials_are_drawn_from_the_space_and_stay_as_they_were():
+  own, *drawn = [COMPARISON.trial_config("CCL", n) for n in range(40)]
+  assert own == Config(steps=5, seed=100)
+  assert {c.scale for c in drawn} == set(SPACE["scale"])
+  assert {c.margin for c in drawn} == set(SPACE["margin"])
+  assert all(c.steps == 5 and c.center_weight == Config().center_weight for c in drawn)
+  fewer = dataclasses.replace(COMPARISON, trials=1, methods={"CCL": Config()})
+  assert [fewer.trial_config("CCL", n) for n in range(1, 40)] == drawn
+
+
+def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
+  jobs, more = missing(tmp_path)
+  assert more
+  assert [(job.ids["row"], job.ids.get("trial")) for job in jobs[:3]] == [
+    ("CCL", 0),
+    ("CCL", 1),
+    ("CCL", 2),
+  ]
+  assert {job.ids["row"] for job in jobs[3:]} == {"softmax"}
+  for job, found in zip(jobs[:3], (0.2, 0.6, 0.4), strict=True):
+    store(job, {"recall@1": found})
+  later, more = missing(tmp_path)
+  assert not more
+  tuned = [job.config for job in later if job.ids["row"] == "CCL"]
+  best = jobs[1].config
+  assert {(c.scale, c.margin) for c in tuned} == {(best.scale, best.margin)}
+  assert sorted((c.steps, c.seed) for c in tuned) == [
+    (10, 0),
+    (10, 1),
+    (20, 0),
+    (20, 1),
+  ]
+
+
+def test_a_stored_run_is_not_done_again_and_another_config_is_refused(tmp_path):
+  jobs, _ = missing(tmp_path)
+  store(jobs[-1], {"recall@1": 0.1})
+  assert jobs[-1].path not in [job.path for job in missing(tmp_path)[0]]
+  stored = json.loads(jobs[-1].path.read_text())
+  del stored["config"]["momentum"]  # as if the field had come later
+  stored["config"]["data_dir"] = "/elsewhere"
+  jobs[-1].path.write_text(json.dumps(stored))
+  assert jobs[-1].path not in [job.path for job in missing(tmp_path)[0]]
+  stored["config"]["scale"] = 99.0
+  jobs[-1].path.write_text(json.dumps(stored))
+  with pytest.raises(InputError, match=r"of another config, in \['scale'\]: remove it"):
+    missing(tmp_path)
+
+
+def test_two_processes_share_the_runs(tmp_path, monkeypatch):
+  path = tmp_path / "run.json"
+  with compare.claim(path) as mine:
+    with compare.claim(path) as theirs:
+      assert mine and not theirs
+  with compare.claim(path) as again:
+    assert again
+  assert not list(tmp_path.iterdir())
+
+  # The other one has begun the first trial, and ends it while this one waits.
+  first, *_ = missing(tmp_path)[0]
+  done = []
+
+  def run(config, *, trial):
+    done.append((config, trial))
+    return {
+      "metrics": {"recall@1": 0.5},
+      "seconds": 1,
+      "config": dataclasses.asdict(config),
+    }
+
+  def wait(seconds):
+    held.__exit__(None, None, None)
+    store(first, {"recall@1": 0.5})
+
+  monkeypatch.setattr(compare, "run", run)
+  monkeypatch.setattr(compare.time, "sleep", wait)
+  held = compare.claim(first.path)
+  assert held.__enter__()
+  compare.train_all(COMPARISON, tmp_path, tmp_path / "search", 2)
+  assert missing(tmp_path) == ([], False)
+  assert first.config not in [config for config, _ in done]
+  assert sum(trial for _, trial in done) == 2 and len(done) == 2 + 2 * 2 * 2
+
+
+def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(pictures):
+  config = Config(
+    dataset="folder",
+    images=str(pictures),
+    batch_size=8,
+    steps=4,
+    eval_every=2,
+    validation_fraction=0.25,
+    recall_at=(1,),
+  )
+  result = json.loads(json.dumps(compare.run(config, trial=False)))
+  assert [point["step"] for point in result["curve"]] == [2, 4]
+  assert {"loss", "recall@1", "map@r"} <= result["metrics"].keys()
+  trial = compare.run(config, trial=True)
+  assert "curve" not in trial
+  # Two validation classes of four pictures; eight test classes.
+  assert trial["metrics"]["recall@1"] * 8 == round(trial["metrics"]["recall@1"] * 8)
+  assert trial["metrics"]["recall@1"] == result["curve"][-1]["recall@1"]
+  diverging = dataclasses.replace(config, learning_rate=1e30)
+  assert compare.run(diverging, trial=True)["metrics"]["recall@1"] == 0
+  with pytest.raises(ValueError, match="lower the learning rate"):
+    compare.run(diverging, trial=False)
+
+
+def results():
+  """Two seeds of two rows in one column, with curves."""
+  curves = {"CCL": (0.5, 0.8), "softmax": (0.3, 0.6)}
+  return [
+    {
+      "row": row,
+      "column": "20 steps",
+      "seed": seed,
+      "metrics": {"recall@1": value + seed / 10},
+      "curve": [
+        {"step": 10, "recall@1": curves[row][0]},
+        {"step": 20, "recall@1": curves[row][1]},
+      ],
+    }
+    for row, value in (("CCL", 0.7), ("softmax", 0.4))
+    for seed in (0, 1)
+  ]
+
+
+ORDER = tables.Order(["softmax", "CCL"], ["10 steps", "20 steps"])
+
+
+def test_the_table_holds_means_and_intervals():
+  shown = tables.means(results(), "recall@1", ORDER).splitlines()
+  assert shown[0] == "| recall@1 | 20 steps |"
+  # Student's t for one degree of freedom is 12.706; the deviation of two is d / 2^.5.
+  assert shown[2:] == ["| softmax | 0.450 ± 0.635 |", "| CCL | 0.750 ± 0.635 |"]
+  minus = tables.means(results(), "recall@1", ORDER, "softmax").splitlines()
+  assert minus[0] == "| recall@1, minus softmax | 20 steps |"
+  assert minus[2:] == ["| CCL | 0.300 ± 0.000 |"]
+  with pytest.raises(InputError, match="--minus=SupCon: the rows are softmax, CCL"):
+    tables.means(results(), "recall@1", ORDER, "SupCon")
+  with pytest.raises(InputError, match="--metric=map: the results hold recall@1"):
+    tables.means(results(), "map", ORDER)
+
+
+def test_the_interval_is_students():
+  values = [0.1, 0.4, 0.2, 0.25, 0.15]
+  expected = 2.776445 * statistics.stdev(values) / math.sqrt(5)
+  np.testing.assert_allclose(tables.half_width(values), expected, rtol=1e-6)
+  assert tables.interval([0.25]) == "0.250" and tables.interval([]) == ""
+
+
+def test_speed_is_read_off_the_curves():
+  shown = tables.speed(results(), "recall@1", ORDER, ["CCL"]).splitlines()
+  # The best baseline ends at .6: .54 is 24 / 30 of the way of its second half.
+  assert shown[2] == "| softmax | 0.600 | 18 ± 0 | 20 ± 0 |"
+  # CCL is at .5 after 10 steps and gains .03 a step.
+  assert shown[3] == "| CCL | 0.800 | 11 ± 0 | 13 ± 0 |"
+  assert tables.first_step([(10, 0.2)], 0.5) is None
+  assert tables.first_step([(10, 0.2)], 0.1) == 5
+
+
+@pytest.mark.parametrize("name", ["biased_glyphs", "glyphs_comparison"])
+def test_the_stored_runs_are_those_that_the_config_asks_for(name):
+  module = command_line.load_module(str(ROOT / "configs" / f"{name}.py"))
+  stored = ROOT / "experiments" / "results" / name.removesuffix("_comparison")
+  comparison = module.get_comparison()
+  jobs, more = compare.find_missing(comparison, stored, stored / "search", 5)
+  assert not jobs and not more
+
+
+def test_a_study_that_is_not_there_is_refused(capsys):
+  arguments = ["--config=configs/glyphs_comparison.py", "--results=x", "--study=size"]
+  with pytest.raises(SystemExit):
+    compare.main([*arguments, "--table-only"])
+  assert "the studies of configs/glyphs_comparison.py are batch_size" in (
+    capsys.readouterr().err
+  )
