@@ -77,6 +77,8 @@ class Config:
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # grey or RGB
   validation_fraction: float = 0.1  # of the train classes (or images) held out
+  imbalance: float = 1.0  # of a long tail of rare train classes; 1: as it is
+  label_noise: float = 0.0  # of the train labels that are wrong
   shorter_side: int | None = None  # that pictures get before the central cut
   view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
   smallest_crop: float = 0.2  # photo: the least part of a picture's area
@@ -165,6 +167,7 @@ class Config:
       "frozen_backbone_fraction",
       "smallest_crop",
       "rho",
+      "label_noise",
     ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
@@ -180,6 +183,8 @@ class Config:
     ):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+    if not 1 <= self.imbalance < math.inf:
+      raise ValueError(f"imbalance={self.imbalance}: expected 1 or more")
     if not 0 < self.sample_rate <= 1:
       raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
     if self.memory_size and self.loss not in PAIR_LOSSES:

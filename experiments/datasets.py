@@ -8,6 +8,7 @@ from ccl_jax.data import (
   biased_glyphs,
   biased_mnist,
   cars,
+  corrupt,
   cub,
   folder,
   glyphs,
@@ -16,7 +17,12 @@ from ccl_jax.data import (
   tfds_images,
   utkface,
 )
-from ccl_jax.data.examples import Examples, hold_out_classes, hold_out_images
+from ccl_jax.data.examples import (
+  Examples,
+  hold_out_classes,
+  hold_out_images,
+  hold_out_of_classes,
+)
 from configs.base import Config
 
 BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
@@ -29,6 +35,7 @@ class Data(NamedTuple):
   validation: Examples | None  # classes, or images, held out of the train ones
   test: Examples  # that no choice was made on; where a gallery is, the queries
   gallery: Examples | None = None  # what they are searched in; None: among each other
+  seen: Examples | None = None  # images of a long-tailed train's classes, set aside
 
 
 def load_data(config: Config) -> Data:
@@ -48,7 +55,15 @@ def load_data(config: Config) -> Data:
     )
   hold_out = hold_out_classes if config.probe == "none" else hold_out_images
   train, validation = hold_out(train, config.validation_fraction, seed=config.seed)
-  data = Data(train, validation, test, *gallery)
+  # Test images have no second picture of the same drawing that is easy to find.
+  validation = validation and validation.one_of_each_group()
+  seen = None
+  if config.imbalance > 1:
+    train, seen = hold_out_of_classes(train, 1 / 3, seed=config.seed)
+    seen = seen.one_of_each_group()
+    train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
+  train = corrupt.with_label_noise(train, config.label_noise, seed=config.seed)
+  data = Data(train, validation, test, *gallery)._replace(seen=seen)
   _check_depths(config, data)
   return data
 

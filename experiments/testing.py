@@ -60,7 +60,34 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
     of_train, _ = embed(state, data.train)
     probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
     metrics |= probed
+  if data.seen is not None:
+    found = embed(state, data.seen)
+    metrics |= score_by_frequency(
+      *found, np.bincount(data.train.labels, minlength=data.train.num_classes)
+    )
   return Tested(metrics, embedded, cells)
+
+
+def score_by_frequency(
+  embeddings: np.ndarray, labels: np.ndarray, frequencies: np.ndarray
+) -> dict[str, float]:
+  """Recall@1 among all rows, of the rare, medium and frequent thirds of the classes.
+
+  Args:
+    embeddings: [N, D]; each row is searched among the others.
+    labels: [N]; those alone in their class are searched in, but not for.
+    frequencies: [K], train images of each class; equals go by class number.
+  """
+  _, nearest = retrieval.search(embeddings, k=1)
+  hits = labels[nearest[:, 0]] == labels
+  found_at_all = np.bincount(labels)[labels] > 1
+  thirds = np.array_split(np.argsort(frequencies, kind="stable"), 3)
+  metrics = {}
+  for name, classes in zip(("rare", "medium", "frequent"), thirds, strict=True):
+    rows = np.isin(labels, classes) & found_at_all
+    if rows.any():
+      metrics[f"seen {name} recall@1"] = float(hits[rows].mean())
+  return metrics
 
 
 def _probe(

@@ -29,6 +29,7 @@ ROWS = [
     "data.views",
     "data.archives",
     "data.cars",
+    "data.corrupt",
     "data.cub",
     "data.examples",
     "data.glyphs",

@@ -52,6 +52,8 @@ class Examples:
     bias: i32[N] or None, an attribute that may stand in for the label without being
       it, as the colour of a background; never part of a batch.
     bias_names: of the values of `bias`.
+    groups: i32[N] or None, a number that examples share where they are pictures of one
+      thing, as two warps of a drawing; None where each shows a thing of its own.
   """
 
   source: Source
@@ -63,6 +65,7 @@ class Examples:
   shorter_side: int | None = None
   bias: np.ndarray | None = None
   bias_names: tuple[str, ...] = ()
+  groups: np.ndarray | None = None
 
   def __post_init__(self):
     if self.shorter_side is not None and self.shorter_side < (self.image_size or 0):
@@ -81,6 +84,12 @@ class Examples:
       raise ValueError(
         f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
         " attribute for each example"
+      )
+
+    if self.groups is not None and self.groups.shape != self.labels.shape:
+      raise ValueError(
+        f"groups {self.groups.shape} and labels {self.labels.shape}: give the group of"
+        " each example"
       )
 
   @property
@@ -209,7 +218,14 @@ class Examples:
       indices=self.indices[rows],
       labels=self.labels[rows],
       bias=None if self.bias is None else self.bias[rows],
+      groups=None if self.groups is None else self.groups[rows],
     )
+
+  def one_of_each_group(self) -> "Examples":
+    """The first example of each group; all of them where there are no groups."""
+    if self.groups is None:
+      return self
+    return self.rows(np.sort(np.unique(self.groups, return_index=True)[1]))
 
 
 def _central(picture: Image.Image, size: int, side: int) -> Image.Image:
@@ -248,6 +264,37 @@ def hold_out_images(
     )
   order = np.random.default_rng(seed).permutation(total)
   return examples.rows(np.sort(order[held:])), examples.rows(np.sort(order[:held]))
+
+
+def hold_out_of_classes(
+  examples: Examples, fraction: float, *, seed: int
+) -> tuple[Examples, Examples]:
+  """Splits a part of each class off; examples of one group stay together.
+
+  Args:
+    examples: train examples.
+    fraction: of each class to hold out: round(fraction * n) of its n groups.
+    seed: of which.
+
+  Returns:
+    (kept, held out), each of all classes.
+
+  Raises:
+    ValueError: nothing on a side.
+  """
+  groups = np.arange(len(examples)) if examples.groups is None else examples.groups
+  rng = np.random.default_rng(seed)
+  out = np.zeros(len(examples), bool)
+  for label in range(examples.num_classes):
+    rows = np.flatnonzero(examples.labels == label)
+    own = rng.permutation(np.unique(groups[rows]))
+    out[rows] = np.isin(groups[rows], own[: round(fraction * len(own))])
+  if out.all() or not out.any():
+    raise ValueError(
+      f"fraction {fraction} of each class holds out {out.sum()} of {len(out)} images:"
+      " change the fraction, or add images"
+    )
+  return examples.rows(np.flatnonzero(~out)), examples.rows(np.flatnonzero(out))
 
 
 def hold_out_classes(

@@ -62,7 +62,7 @@ _LAYOUT = ImageFont.Layout.BASIC  # one character needs no shaping library
 class Face:
   """One face of a font file."""
 
-  name: str  # the file's, below the folder of fonts
+  name: str  # the file's, below the folder of fonts; in a collection, with the index
   path: str
   index: int  # within the file; above 0 only in collections (.ttc)
   digest: str  # SHA-256 of the file
@@ -116,8 +116,10 @@ def _faces(root: pathlib.Path, path: pathlib.Path) -> Iterator[Face]:
     count = FT2Font(path).num_faces
   except RuntimeError as error:
     raise ValueError(f"{path} is not a font ({error}): remove it") from error
+  name = path.relative_to(root).as_posix()
   for index in range(count):
-    yield Face(path.relative_to(root).as_posix(), str(path), index, digest)
+    # The faces of a collection have names of their own, as records tell them by name.
+    yield Face(f"{name}#{index}" if count > 1 else name, str(path), index, digest)
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
@@ -378,7 +380,8 @@ def load(
     fonts: folder of fonts to draw; None takes the 16 default faces.
 
   Returns:
-    (train, test): disjoint classes, grey images 32 x 32, decoded in memory.
+    (train, test): disjoint classes, grey images 32 x 32, decoded in memory. The
+    copies of a (character, face) pair are a group.
   """
   builder = Glyphs(fonts=fonts, data_dir=data_dir)
   builder.download_and_prepare()
@@ -391,16 +394,18 @@ def _read(builder: Glyphs, split: str) -> Examples:
   Decoding tens of thousands of records takes ten seconds, reading the copy none.
   """
   path = pathlib.Path(builder.data_dir, f"{split}.decoded.npz")
-  if not path.exists():
-    images, labels = _decode(builder, split)
+  arrays = {}
+  if path.exists():
+    with np.load(path) as saved:
+      arrays = dict(saved)
+  if "drawings" not in arrays:  # None yet, or of a version that did not tell them.
+    arrays = _decode(builder, split)
     # Under its name only when complete; without the right to write, decode each time.
     with contextlib.suppress(OSError):
       partial = path.with_suffix(f".{os.getpid()}.npz")
-      np.savez(partial, images=images, labels=labels)
+      np.savez(partial, **arrays)
       partial.replace(path)
-  else:
-    with np.load(path) as arrays:
-      images, labels = arrays["images"], arrays["labels"]
+  images, labels = arrays["images"], arrays["labels"]
   info: Any = builder.info
   names = tuple(info.features["label"].names)
   examples = Examples(
@@ -410,19 +415,27 @@ def _read(builder: Glyphs, split: str) -> Examples:
     class_names=names,
     image_size=SIZE,
     channels=1,
+    groups=arrays["drawings"],
   )
   return examples.subset(np.unique(labels))
 
 
-def _decode(builder: Glyphs, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """Images u8[N,32,32,1] and labels i32[N] of all records."""
+def _decode(builder: Glyphs, split: str) -> dict[str, np.ndarray]:
+  """Of all records: images u8[N,32,32,1], labels i32[N], and drawings i32[N].
+
+  Copies of one (character, face) pair share the number of their drawing.
+  """
   open_records: Any = builder.as_data_source  # TFDS hides its signature.
   records = open_records(split, decoders={"image": tfds.decode.SkipDecoding()})
   images = np.empty((len(records), SIZE, SIZE, 1), np.uint8)
   labels = np.empty(len(records), np.int32)
+  drawings = np.empty(len(records), np.int32)
+  numbers: dict[tuple[bytes, bytes], int] = {}
   for start in tqdm(range(0, len(records), 1024), f"Decoding {split} glyphs"):
     some = range(start, min(start + 1024, len(records)))
     for i, record in zip(some, records.__getitems__(list(some)), strict=True):
       images[i, ..., 0] = np.asarray(Image.open(io.BytesIO(record["image"])))
       labels[i] = record["label"]
-  return images, labels
+      drawn = record["character"], record["face"]
+      drawings[i] = numbers.setdefault(drawn, len(numbers))
+  return {"images": images, "labels": labels, "drawings": drawings}

@@ -11,7 +11,12 @@ import pytest
 from PIL import Image
 
 import ccl_jax.data
-from ccl_jax.data.examples import Decoded, Examples, hold_out_classes
+from ccl_jax.data.examples import (
+  Decoded,
+  Examples,
+  hold_out_classes,
+  hold_out_of_classes,
+)
 from ccl_jax.data.folder import Files
 
 
@@ -199,6 +204,37 @@ def test_both_sides_need_two_classes(fraction):
     hold_out_classes(of_labels(range(10), 10), fraction, seed=0)
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_part_of_each_class_is_held_out_and_groups_stay_whole(copies):
+  sizes = [1, 2, 3, 6, 9, 14]
+  labels = np.repeat(np.arange(6), sizes).repeat(copies)
+  groups = np.arange(sum(sizes)).repeat(copies) if copies > 1 else None
+  examples = dataclasses.replace(of_labels(labels, 6), groups=groups)
+  kept, out = hold_out_of_classes(examples, 1 / 3, seed=2)
+  expected = [round(size / 3) * copies for size in sizes]
+  assert np.bincount(out.labels, minlength=6).tolist() == expected
+  assert sorted([*kept.indices, *out.indices]) == list(range(len(labels)))
+  for side in (kept, out):
+    np.testing.assert_array_equal(side.labels, labels[side.indices])
+    assert side.class_names == examples.class_names
+  assert not set(kept.indices // copies) & set(out.indices // copies)
+  other = hold_out_of_classes(examples, 1 / 3, seed=3)[1]
+  assert other.indices.tolist() != out.indices.tolist()
+
+
+def test_a_part_of_no_class_is_refused():
+  with pytest.raises(ValueError, match="holds out 0 of 4 images: change the fraction"):
+    hold_out_of_classes(of_labels(range(4), 4), 0.3, seed=0)
+
+
+def test_one_of_each_group_is_the_first():
+  examples = dataclasses.replace(
+    of_labels([0, 1, 0, 1, 0], 2), groups=np.array([7, 3, 7, 3, 1])
+  )
+  one = examples.one_of_each_group()
+  assert one.indices.tolist() == [0, 1, 4] and one.groups.tolist() == [7, 3, 1]
+
+
 def test_odd_fields_are_refused():
   with pytest.raises(ValueError, match="channels is 4"):
     of_images(np.zeros((2, 2, 3), np.uint8), channels=4)
@@ -206,6 +242,8 @@ def test_odd_fields_are_refused():
     Examples(
       source=[], indices=np.arange(3), labels=np.zeros(2, np.int32), class_names=("a",)
     )
+  with pytest.raises(ValueError, match=r"groups \(2,\) and labels \(3,\): give the"):
+    dataclasses.replace(of_labels([0, 0, 0], 1), groups=np.zeros(2, np.int32))
 
 
 def test_no_module_of_the_data_imports_jax():

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from fontTools import subset
-from fontTools.ttLib import TTFont
+from fontTools.ttLib import TTCollection, TTFont
 
 from ccl_jax.data import glyphs
 from ccl_jax.data.glyphs import Glyphs
@@ -96,6 +96,30 @@ def test_labels_are_dense_and_names_tell_the_character(fonts, built):
     for label, record in zip(examples.labels, found, strict=True):
       name = examples.class_names[label]
       assert ord(record["character"].decode()) in {int(name[2:], 16), 0x391, 0x410}
+
+
+def test_copies_of_a_drawing_are_a_group(fonts, built):
+  """Also where the decoded copy on the disk is of a version that did not tell them."""
+  builder, splits = records(fonts, built)
+  path = pathlib.Path(builder.data_dir, "train.decoded.npz")
+  with np.load(path) as saved:
+    np.savez(path, images=saved["images"], labels=saved["labels"])
+  for examples, found in zip(
+    glyphs.load(built, fonts=fonts), splits.values(), strict=True
+  ):
+    drawings = [(record["character"], record["face"]) for record in found]
+    pairs = set(zip(examples.groups.tolist(), drawings, strict=True))
+    assert len(pairs) == len(set(drawings)) == len(set(examples.groups.tolist()))
+
+
+def test_the_faces_of_a_collection_have_names_of_their_own(fonts, tmp_path):
+  both = TTCollection()
+  both.fonts = [TTFont(fonts / name) for name in FACES[:2]]
+  both.save(tmp_path / "both.ttc")
+  assert [(face.name, face.index) for face in glyphs.find_faces(tmp_path)] == [
+    ("both.ttc#0", 0),
+    ("both.ttc#1", 1),
+  ]
 
 
 def test_images_are_glyphs_with_noise(fonts, built):

@@ -1,0 +1,72 @@
+"""Train examples made harder: a long tail of rare classes, and wrong labels."""
+
+import dataclasses
+
+import numpy as np
+
+from ccl_jax.data.examples import Examples
+
+# One seed gives each of these draws a stream of its own.
+_TAIL, _NOISE = 1, 2
+
+
+def long_tailed(
+  examples: Examples, ratio: float, *, seed: int, min_images: int = 2
+) -> Examples:
+  r"""Keeps fewer images of a class, the higher its rank in a random order of classes.
+
+  .. math:: n'_k = \max(n_{min}, \mathrm{round}(n_k \, \rho^{-r_k / (K - 1)}))
+
+  of the n_k images of the class of rank r_k = 0..K-1, with the ratio rho: all of the
+  first class, and a part 1 / rho of the last. The exponential of the reference, which
+  has classes of one size; that each falls from its own size is our choice.
+
+  Args:
+    examples: of K classes.
+    ratio: rho, 1 or more; 1 keeps all.
+    seed: of the classes' order and of the images that are kept.
+    min_images: of a class at least, or all that it has.
+
+  Raises:
+    ValueError: a ratio below 1.
+
+  References:
+    Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
+    Section 5.1, https://arxiv.org/abs/1901.05555
+  """
+  if not ratio >= 1:
+    raise ValueError(f"ratio is {ratio}: give 1, which keeps all images, or more")
+  rng = np.random.default_rng((seed, _TAIL))
+  total = examples.num_classes
+  ranks = rng.permutation(total)
+  kept = []
+  for label, share in enumerate(ratio ** (-ranks / max(total - 1, 1))):
+    rows = np.flatnonzero(examples.labels == label)
+    count = max(min_images, round(len(rows) * share))
+    kept.append(rng.permutation(rows)[:count])
+  return examples.rows(np.sort(np.concatenate(kept)))
+
+
+def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examples:
+  """Gives a fraction of the examples the label of another class, each as likely.
+
+  Args:
+    examples: of K classes.
+    fraction: round(fraction * N) examples get a wrong label.
+    seed: of which, and of their labels.
+
+  Raises:
+    ValueError: a fraction outside of 0..1, or no other class to take.
+  """
+  if not 0 <= fraction <= 1:
+    raise ValueError(f"fraction is {fraction}: give 0 to 1")
+  if examples.num_classes < 2 and fraction:
+    raise ValueError(
+      f"examples of {examples.num_classes} class have no wrong label: give fraction 0"
+    )
+  rng = np.random.default_rng((seed, _NOISE))
+  total = len(examples)
+  wrong = rng.permutation(total)[: round(fraction * total)]
+  labels = examples.labels.copy()
+  labels[wrong] += rng.integers(1, max(examples.num_classes, 2), len(wrong), np.int32)
+  return dataclasses.replace(examples, labels=labels % np.int32(examples.num_classes))
