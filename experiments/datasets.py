@@ -12,6 +12,7 @@ from ccl_jax.data import (
   folder,
   glyphs,
   inshop,
+  published,
   sop,
   tfds_images,
   utkface,
@@ -19,7 +20,12 @@ from ccl_jax.data import (
 from ccl_jax.data.examples import Examples, hold_out_classes, hold_out_images
 from configs.base import Config
 
-BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
+BENCHMARKS = {
+  "cub": cub.Cub2002011ZeroShot,
+  "cars": cars.Cars196ZeroShot,
+  "sop": sop.StanfordOnlineProductsZeroShot,
+  "inshop": inshop.InShopRetrieval,
+}
 
 
 class Data(NamedTuple):
@@ -59,8 +65,12 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
   if config.dataset == "glyphs":
     return glyphs.load(config.data_dir, fonts=config.fonts)
   if config.dataset in BENCHMARKS:
-    return BENCHMARKS[config.dataset].load(
-      config.data_dir, images=config.images, classes=config.classes, **pixels
+    return published.load(
+      BENCHMARKS[config.dataset],
+      config.data_dir,
+      images=config.images,
+      classes=config.classes,
+      **pixels,
     )
   if config.dataset == "biased_glyphs":
     return biased_glyphs.load(
