@@ -13,6 +13,7 @@ from ccl_jax.data import (
   folder,
   glyphs,
   inshop,
+  published,
   sop,
   tfds_images,
   utkface,
@@ -25,7 +26,12 @@ from ccl_jax.data.examples import (
 )
 from configs.base import Config
 
-BENCHMARKS = {"cub": cub, "cars": cars, "sop": sop, "inshop": inshop}
+BENCHMARKS = {
+  "cub": cub.Cub2002011ZeroShot,
+  "cars": cars.Cars196ZeroShot,
+  "sop": sop.StanfordOnlineProductsZeroShot,
+  "inshop": inshop.InShopRetrieval,
+}
 
 
 class Data(NamedTuple):
@@ -74,8 +80,12 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
   if config.dataset == "glyphs":
     return glyphs.load(config.data_dir, fonts=config.fonts)
   if config.dataset in BENCHMARKS:
-    return BENCHMARKS[config.dataset].load(
-      config.data_dir, images=config.images, classes=config.classes, **pixels
+    return published.load(
+      BENCHMARKS[config.dataset],
+      config.data_dir,
+      images=config.images,
+      classes=config.classes,
+      **pixels,
     )
   if config.dataset == "biased_glyphs":
     return biased_glyphs.load(

@@ -5,14 +5,12 @@ Krause, Stark, Deng, Fei-Fei, 3D Object Representations for Fine-Grained Categor
 """
 
 import io
-import os
 from typing import Any
 
 import numpy as np
 import scipy.io
 
 from ccl_jax.data import published
-from ccl_jax.data.examples import Examples
 from ccl_jax.data.published import Listed
 
 _TRAIN_CLASSES = 98  # classes 1 to 98; the others test
@@ -55,23 +53,6 @@ class Cars196ZeroShot(published.Published):
       split = "train" if one.class_id <= _TRAIN_CLASSES else "test"
       lists[split].append(one)
     return lists
-
-
-def load(
-  data_dir: str | os.PathLike | None = None,
-  *,
-  images: str | os.PathLike | None = None,
-  classes: int | None = None,
-  image_size: int | None = None,
-  channels: int = 3,
-) -> tuple[Examples, Examples]:
-  """Train and test examples, of disjoint classes; built first if not on disk.
-
-  Arguments and errors are those of `published.Published` and `published.load`.
-  """
-  builder = Cars196ZeroShot(images=images, classes=classes, data_dir=data_dir)
-  found = published.load(builder, image_size=image_size, channels=channels)
-  return found["train"], found["test"]
 
 
 def _read_whole(store: published.Store) -> list[Listed]:

@@ -4,10 +4,7 @@ Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Datase
 Caltech technical report CNS-TR-2011-001.
 """
 
-import os
-
 from ccl_jax.data import published
-from ccl_jax.data.examples import Examples
 from ccl_jax.data.published import Listed
 
 _TRAIN_CLASSES = 100  # classes 1 to 100; the others test
@@ -46,23 +43,6 @@ class Cub2002011ZeroShot(published.Published):
       split = "train" if class_id <= _TRAIN_CLASSES else "test"
       lists[split].append(Listed(path, class_id, class_name))
     return lists
-
-
-def load(
-  data_dir: str | os.PathLike | None = None,
-  *,
-  images: str | os.PathLike | None = None,
-  classes: int | None = None,
-  image_size: int | None = None,
-  channels: int = 3,
-) -> tuple[Examples, Examples]:
-  """Train and test examples, of disjoint classes; built first if not on disk.
-
-  Arguments and errors are those of `published.Published` and `published.load`.
-  """
-  builder = Cub2002011ZeroShot(images=images, classes=classes, data_dir=data_dir)
-  found = published.load(builder, image_size=image_size, channels=channels)
-  return found["train"], found["test"]
 
 
 def _read_images(store: published.Store) -> list[tuple[str, str, int]]:

@@ -255,15 +255,8 @@ def hold_out_images(
   """
   if fraction == 0:
     return examples, None
-  total = len(examples)
-  held = round(fraction * total)
-  if not 2 <= held <= total - 2:
-    raise ValueError(
-      f"fraction {fraction} of {total} images holds out {held} and keeps"
-      f" {total - held}: both sides need at least 2; change the fraction, or give 0"
-    )
-  order = np.random.default_rng(seed).permutation(total)
-  return examples.rows(np.sort(order[held:])), examples.rows(np.sort(order[:held]))
+  kept, held = _hold_out(len(examples), "images", fraction, seed)
+  return examples.rows(kept), examples.rows(held)
 
 
 def hold_out_of_classes(
@@ -315,12 +308,19 @@ def hold_out_classes(
   """
   if fraction == 0:
     return examples, None
-  total = examples.num_classes
+  kept, held = _hold_out(examples.num_classes, "classes", fraction, seed)
+  return examples.subset(kept), examples.subset(held)
+
+
+def _hold_out(
+  total: int, what: str, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which of 0..total-1 are kept and which held out, each in order."""
   held = round(fraction * total)
   if not 2 <= held <= total - 2:
     raise ValueError(
-      f"fraction {fraction} of {total} classes holds out {held} and keeps"
+      f"fraction {fraction} of {total} {what} holds out {held} and keeps"
       f" {total - held}: both sides need at least 2; change the fraction, or give 0"
     )
   order = np.random.default_rng(seed).permutation(total)
-  return examples.subset(np.sort(order[held:])), examples.subset(np.sort(order[:held]))
+  return np.sort(order[held:]), np.sort(order[:held])

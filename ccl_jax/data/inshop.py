@@ -4,10 +4,7 @@ Liu, Luo, Qiu, Wang, Tang, DeepFashion: Powering Robust Clothes Recognition and
 Retrieval with Rich Annotations, CVPR 2016.
 """
 
-import os
-
 from ccl_jax.data import published
-from ccl_jax.data.examples import Examples
 from ccl_jax.data.published import Listed
 
 _LIST = "list_eval_partition.txt"
@@ -52,20 +49,3 @@ class InShopRetrieval(published.Published):
         " train none of them; it was altered, fetch it again"
       )
     return lists
-
-
-def load(
-  data_dir: str | os.PathLike | None = None,
-  *,
-  images: str | os.PathLike | None = None,
-  classes: int | None = None,
-  image_size: int | None = None,
-  channels: int = 3,
-) -> tuple[Examples, Examples, Examples]:
-  """Train, query and gallery examples; the last two share their classes.
-
-  Arguments and errors are those of `published.Published` and `published.load`.
-  """
-  builder = InShopRetrieval(images=images, classes=classes, data_dir=data_dir)
-  found = published.load(builder, image_size=image_size, channels=channels)
-  return found["train"], found["query"], found["gallery"]

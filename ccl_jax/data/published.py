@@ -6,7 +6,6 @@ first record is written, each image as it is copied: an archive that was altered
 short or numbered anew is refused here, not noticed in a result.
 """
 
-import dataclasses
 import io
 import os
 import pathlib
@@ -20,6 +19,7 @@ from PIL import Image
 
 from ccl_jax.data.archives import Tree
 from ccl_jax.data.examples import Examples
+from ccl_jax.data.tfds_images import Records
 
 
 class Listed(NamedTuple):
@@ -55,7 +55,7 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   # Finding it takes TFDS a package that it does not install, and only downloads use it.
   code_path: Any = None
 
-  COUNTS: ClassVar[Mapping[str, tuple[int, int]]]  # split -> classes, images
+  COUNTS: ClassVar[Mapping[str, tuple[int, int]]]  # split -> classes, images; in order
   ARCHIVES: ClassVar[Sequence[str]]  # see Tree
   FOLDERS: ClassVar[Sequence[str]]
   PREPARED: ClassVar[str | None] = None  # what tensorflow_datasets calls it
@@ -234,24 +234,24 @@ class Prepared:
     return self._records[split][int(number)]["image"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-  """The images of a built benchmark, as a source."""
-
-  records: Any  # a TFDS data source
-  paths: tuple[str, ...]  # published names
-
-  def __getitem__(self, index: int) -> dict[str, bytes]:
-    return {"image": self.records[index]["image"]}
-
-
 def load(
-  builder: Published, *, image_size: int | None, channels: int
-) -> dict[str, Examples]:
-  """The examples of each split, in the order of their paths; built first if need be.
+  benchmark: type[Published],
+  data_dir: str | os.PathLike | None = None,
+  *,
+  images: str | os.PathLike | None = None,
+  classes: int | None = None,
+  image_size: int | None = None,
+  channels: int = 3,
+) -> tuple[Examples, ...]:
+  """The examples of each split, as published: train, test; or train, query, gallery.
+
+  They come in the order of their paths, and are built first if they are not on disk.
 
   Args:
-    builder: of the benchmark.
+    benchmark: the builder's class, as `cub.Cub2002011ZeroShot`.
+    data_dir: see `Published`, as images and classes.
+    images: where the archive is.
+    classes: keep the first so many of each split.
     image_size: side of the (square) images; see `Examples`.
     channels: 1 (grey) or 3 (RGB).
 
@@ -259,27 +259,28 @@ def load(
     FileNotFoundError: nothing is built, and images are missing: which, and from whom.
     ValueError: an archive or a list that is not what was published.
   """
+  builder = benchmark(images=images, classes=classes, data_dir=data_dir)
   builder.download_and_prepare()
   info: Any = builder.info
   names = tuple(info.features["label"].names)
   open_records: Any = builder.as_data_source  # TFDS hides its signature.
-  found = {}
-  for split, paths in info.metadata["paths"].items():
+
+  def read(split: str) -> Examples:
+    paths = tuple(info.metadata["paths"][split])
     labels = np.asarray(info.metadata["labels"][split], np.int32)
     order = np.asarray(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
+    records = open_records(split, decoders={"image": tfds.decode.SkipDecoding()})
     examples = Examples(
-      source=Records(
-        open_records(split, decoders={"image": tfds.decode.SkipDecoding()}),
-        tuple(paths),
-      ),
+      source=Records(records, paths),
       indices=order,
       labels=labels[order],
       class_names=names,
       image_size=image_size,
       channels=channels,
     )
-    found[split] = examples.subset(np.unique(labels))
-  return found
+    return examples.subset(np.unique(labels))
+
+  return tuple(map(read, builder.COUNTS))
 
 
 def read_rows(store: Store, name: str, fields: int) -> list[list[str]]:

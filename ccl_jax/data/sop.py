@@ -4,10 +4,7 @@ Song, Xiang, Jegelka, Savarese, Deep Metric Learning via Lifted Structured Featu
 Embedding, CVPR 2016, arXiv 1511.06452.
 """
 
-import os
-
 from ccl_jax.data import published
-from ccl_jax.data.examples import Examples
 from ccl_jax.data.published import Listed
 
 _LISTS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
@@ -45,25 +42,6 @@ class StanfordOnlineProductsZeroShot(published.Published):
           f" are {first} to {last}: they were numbered anew; fetch the archive again"
         )
     return lists
-
-
-def load(
-  data_dir: str | os.PathLike | None = None,
-  *,
-  images: str | os.PathLike | None = None,
-  classes: int | None = None,
-  image_size: int | None = None,
-  channels: int = 3,
-) -> tuple[Examples, Examples]:
-  """Train and test examples, of disjoint classes; built first if not on disk.
-
-  Arguments and errors are those of `published.Published` and `published.load`.
-  """
-  builder = StanfordOnlineProductsZeroShot(
-    images=images, classes=classes, data_dir=data_dir
-  )
-  found = published.load(builder, image_size=image_size, channels=channels)
-  return found["train"], found["test"]
 
 
 def _read_list(store: published.Store, name: str) -> list[Listed]:

@@ -21,6 +21,7 @@ class Records:
   """The encoded images of a split, as a source."""
 
   records: Any  # what TFDS calls a data source
+  paths: tuple[str, ...] | None = None  # published names of the images, if any
 
   def __getitem__(self, index: int) -> dict[str, bytes]:
     return {"image": self.records[index]["image"]}
