@@ -1,4 +1,4 @@
-"""Comparisons: what is run, in which order, by whom, and what is made of the results."""
+"""Comparisons: what is run, in which order, by whom, and what the results become."""
 
 import dataclasses
 import json
