@@ -44,3 +44,11 @@ class Comparison:
     """What a cell of the table trains; `tuned` is what the search has found."""
     fields = {**tuned, **self.columns[column], "seed": seed}
     return dataclasses.replace(self.methods[method], **fields)
+
+  def varied(self) -> str | None:
+    """The one field in which the columns differ, if each column names it."""
+    fields = set.union(*(set(column) for column in self.columns.values()))
+    differing = {
+      f for f in fields if len({column.get(f) for column in self.columns.values()}) > 1
+    }
+    return differing.pop() if len(differing) == 1 else None

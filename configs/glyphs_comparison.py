@@ -27,7 +27,7 @@ _PAIRS = {"images_per_class": 4}
 _METHODS = {
   "CCL": {},
   "CCL, momentum bank": {"centers": "bank"},
-  "CCL, repelling bank": {"centers": "bank", "momentum": 0.8, "sharpness": 8.0},
+  "CCL, repelling bank": {"centers": "bank", "momentum": 0.9, "sharpness": 8.0},
   "NormSoftmax": {"loss": "normalized_softmax", "scale": 20.0},
   "CosFace": {"loss": "cosface", "scale": 64.0, "margin": 0.35},
   "ArcFace": {"loss": "arcface", "scale": 64.0, "margin": 0.5},
@@ -62,7 +62,7 @@ _SPACES = {
   "CCL, momentum bank": {**_CCL, "momentum": (0.3, 0.5, 0.7, 0.9)},
   "CCL, repelling bank": {
     **_CCL,
-    "momentum": (0.7, 0.8, 0.9),
+    "momentum": (0.7, 0.8, 0.9, 0.95),
     "sharpness": (4.0, 8.0, 12.0),
   },
   "NormSoftmax": {**_RATE, **_CENTERS_RATE, **_SCALE},

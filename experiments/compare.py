@@ -234,7 +234,8 @@ def show(
   if args.figures:
     from experiments import figures  # matplotlib is slow to import
 
-    for path in figures.draw(results, order, comparison, args.figures):
+    name = folder.name
+    for path in figures.draw(results, order, comparison, args.figures, name):
       print(f"wrote {path}")
 
 
