@@ -34,7 +34,8 @@ def draw(
   longest = [r for r in results if r["column"] == order.columns[-1] and "curve" in r]
   field = comparison.varied()
   if field not in (None, "steps"):
-    figures[f"{name}.png"] = _over_values(results, order, comparison, field)
+    title = "Recall@1 of unseen test classes"
+    figures[f"{name}.png"] = over_values(results, order, comparison, title)
   elif longest:
     figures[f"{name}_steps.png"] = _over_steps(longest, order, comparison)
   if all(_group(g) in r["metrics"] for g in GROUPS for r in results):
@@ -64,8 +65,15 @@ def _over_steps(results, order: tables.Order, comparison: Comparison) -> Figure:
   return figure
 
 
-def _over_values(results, order, comparison: Comparison, field: str) -> Figure:
-  """Recall@1 of the test classes against the setting that a study varies."""
+def over_values(
+  results: Sequence[tables.Result],
+  order: tables.Order,
+  comparison: Comparison,
+  title: str,
+) -> Figure:
+  """Recall@1 against the one field that the columns of a comparison differ in."""
+  field = comparison.varied()
+  assert field is not None
   cells = tables.by_cell(results, METRIC)
   values = {c: comparison.columns[c][field] for c in order.columns}
   lines = {}
@@ -75,7 +83,7 @@ def _over_values(results, order, comparison: Comparison, field: str) -> Figure:
     ]
     if found:
       lines[row] = found
-  figure, axes = _axes("Recall@1 of unseen test classes")
+  figure, axes = _axes(title)
   numbers = all(isinstance(value, int | float) for value in values.values())
   if not numbers:
     places = {value: place for place, value in enumerate(values.values())}
