@@ -306,7 +306,7 @@ def mean_gap(
 
 def spread(
   sums: Float[Array, " B"],
-  counts: Num[Array, " B"] | Bool[Array, " B"],
+  counts: Int[Array, " B"] | Bool[Array, " B"],
   labels: Int[Array, " B"],
   axis_name: str | None,
 ) -> Float[Array, " B"]:
@@ -315,7 +315,9 @@ def spread(
   if axis_name is not None:
     totals = jax.lax.psum(totals, axis_name)
   examples, counted = (total.astype(sums.dtype) for total in totals)
-  return jnp.where(counts > 0, sums, 0.0) * (examples / jnp.maximum(counted, 1))
+  return jnp.where(counts.astype(jnp.bool_), sums, 0.0) * (
+    examples / jnp.maximum(counted, 1)
+  )
 
 
 def _next_larger(

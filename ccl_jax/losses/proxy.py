@@ -192,7 +192,7 @@ def proxy_anchor(
   of_all = partial(gather_rows, axis_name=axis_name)
   cosines = of_all(unit(drop_padding(embeddings, labels))) @ unit(proxies).T
   all_labels = of_all(labels)[:, None]
-  own = all_labels == jnp.arange(num_classes)[None, :]
+  own = all_labels == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
   others = (all_labels >= 0) & ~own
   pull = log_one_plus_sum(-scale * (cosines - margin), own, axis=0)
   push = log_one_plus_sum(scale * (cosines + margin), others, axis=0)

@@ -197,7 +197,7 @@ def contrastive(x, y, *, margin, **memory):
 
 
 def views_and_classes(x, y, images, *, temperature, pulled, contrasted, clamp=False):
-  """What NT-Xent, SupCon and both parts of ConTeX do to each anchor that has pairs.
+  """What NT-Xent and both parts of ConTeX do to each anchor that has pairs.
 
   The others of an anchor i are named by what they share with it: "views" its image,
   "class" its label, "rest" another label, "all" nothing need be shared.

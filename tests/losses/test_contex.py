@@ -1,4 +1,4 @@
-"""NT-Xent, SupCon and ConTeX: check values, properties, one device or eight."""
+"""NT-Xent and ConTeX: check values, properties, one device or eight."""
 
 from functools import partial
 from typing import NamedTuple
@@ -21,14 +21,8 @@ class Case(NamedTuple):
   settings: dict
 
 
-def supcon(embeddings, labels, images, **settings):
-  del images
-  return losses.supcon(embeddings, labels, **settings)
-
-
 CASES = {
   "nt_xent": Case(losses.nt_xent, oracles.nt_xent, {"temperature": 0.2}),
-  "supcon": Case(supcon, oracles.supcon, {"temperature": 0.2}),
   "contex": Case(losses.contex, oracles.contex, {"temperature": 0.2}),
   "contex_p": Case(losses.contex, oracles.contex, {"temperature": 0.3, "clamp": True}),
 }
@@ -233,7 +227,7 @@ def test_permuting_the_rows_permutes_the_values(case, mixed, embeddings):
   )
 
 
-@pytest.mark.parametrize("case", ["supcon", "contex"], indirect=True)
+@pytest.mark.parametrize("case", ["nt_xent", "contex"], indirect=True)
 @pytest.mark.parametrize("way", ["jit", "pmap", "shard_map"])
 def test_eight_devices_give_the_loss_and_gradient_of_one(case, way):
   """Views of an image, and images of a class, lie on different devices."""
@@ -292,24 +286,3 @@ def test_no_array_has_rows_of_pairs():
   program = jax.jit(total).lower(jnp.ones((n, dim))).as_text()
   assert f"{n}x{n}x" in program
   assert f"{n}x{n}x{dim}" not in program and f"{n}x{dim}x{n}" not in program
-
-
-@pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_pytorch_metric_learning_agrees(temperature, embeddings):
-  """Its SupCon and NT-Xent, where it is installed; it has no factor tau / .07."""
-  torch = pytest.importorskip("torch")
-  peers = pytest.importorskip("pytorch_metric_learning.losses")
-  labels, images = ids_of("in turn")
-  rows = torch.tensor(embeddings)
-
-  def ours(loss, *ids, **settings):
-    with jax.enable_x64(True):
-      values = loss(jnp.asarray(embeddings), *ids, temperature=temperature, **settings)
-      return losses.mean_over_examples(values, labels)
-
-  theirs = peers.SupConLoss(temperature=temperature)(rows, torch.tensor(labels))
-  found = ours(losses.supcon, jnp.asarray(labels), base_temperature=temperature)
-  np.testing.assert_allclose(found, theirs.item(), rtol=1e-6)
-  theirs = peers.NTXentLoss(temperature=temperature)(rows, torch.tensor(images))
-  found = ours(losses.nt_xent, jnp.asarray(labels), jnp.asarray(images))
-  np.testing.assert_allclose(found, theirs.item(), rtol=1e-6)

@@ -1,14 +1,16 @@
 """One list of properties, run over every loss."""
 
-from functools import partial
+import inspect
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from ccl_jax import losses, streaming
+from ccl_jax import losses, placement, streaming
 from tests.losses import oracles
 
 
@@ -16,6 +18,19 @@ class Case(NamedTuple):
   loss: object
   oracle: object
   settings: dict
+  takes: str = "classes"  # beside embeddings and labels; see `call`
+
+  def call(self, function, embeddings, labels, vectors, **more):
+    """Loss or oracle, on class vectors, on a memory of the same rows, or on neither."""
+    settings = self.settings | more
+    if self.takes == "memory":
+      memory_labels = (
+        MEMORY_LABELS if function is self.oracle else jnp.asarray(MEMORY_LABELS)
+      )
+      settings |= {"memory": vectors, "memory_labels": memory_labels}
+    if self.takes in ("memory", "nothing"):
+      return function(embeddings, labels, **settings)
+    return function(embeddings, labels, vectors, **settings)
 
 
 CASES = {
@@ -41,7 +56,54 @@ CASES |= {
   for name in ("center_contrastive", "normalized_softmax", "cosface")
   for size in (3, 1)
 }
+CASES |= {
+  "arcface": Case(losses.arcface, oracles.arcface, {"scale": 24.0, "margin": 0.5}),
+  # So wide a margin that most angles pass pi with it.
+  "arcface, margin=2": Case(
+    losses.arcface, oracles.arcface, {"scale": 9.0, "margin": 2.0}
+  ),
+  "proxy_nca": Case(losses.proxy_nca, oracles.proxy_nca, {"temperature": 0.2}),
+  "proxy_anchor": Case(
+    losses.proxy_anchor, oracles.proxy_anchor, {"scale": 16.0, "margin": 0.1}
+  ),
+  "soft_triple": Case(
+    losses.soft_triple,
+    oracles.soft_triple,
+    {"scale": 12.0, "gamma": 0.2, "margin": 0.05, "regularizer": 0.4},
+    "several centers",
+  ),
+}
+OVER_PAIRS = {
+  "supcon": Case(losses.supcon, oracles.supcon, {"temperature": 0.2}),
+  "multi_similarity": Case(
+    losses.multi_similarity,
+    oracles.multi_similarity,
+    {"alpha": 2.0, "beta": 20.0, "base": 0.4, "epsilon": 0.1},
+  ),
+  "multi_similarity, not mined": Case(
+    losses.multi_similarity,
+    oracles.multi_similarity,
+    {"alpha": 3.0, "beta": 10.0, "base": 0.3, "epsilon": None},
+  ),
+  "triplet, batch_hard": Case(
+    losses.triplet, oracles.triplet, {"margin": 0.3, "mining": "batch_hard"}
+  ),
+  "triplet, semi_hard": Case(
+    losses.triplet, oracles.triplet, {"margin": 0.6, "mining": "semi_hard"}
+  ),
+  "contrastive": Case(losses.contrastive, oracles.contrastive, {"margin": 1.3}),
+}
+CASES |= {
+  f"{name}, with {takes}": case._replace(takes=takes)
+  for name, case in OVER_PAIRS.items()
+  for takes in ("nothing", "memory")
+}
+OVER_CLASSES = [
+  name for name, case in CASES.items() if case.takes in ("classes", "several centers")
+]
 NUM_CLASSES, DIM = 7, 5
+# Two empty slots, a class that the batch lacks, and three that it has.
+MEMORY_LABELS = np.array([3, -1, 0, 5, 3, 6, -2], np.int32)
 
 
 @pytest.fixture(params=CASES)
@@ -56,32 +118,52 @@ def strict_types():
 
 
 @pytest.fixture
-def examples():
+def examples(request):
   rng = np.random.default_rng(0)
   embeddings = rng.normal(size=(6, DIM)) * rng.uniform(0.1, 9, size=(6, 1))
   labels = np.array([0, 3, 3, 6, 1, 3], np.int32)
   vectors = rng.normal(size=(NUM_CLASSES, DIM)) * rng.uniform(0.1, 9, (NUM_CLASSES, 1))
+  if "case" in request.fixturenames:
+    if request.getfixturevalue("case").takes == "several centers":
+      vectors = rng.normal(size=(NUM_CLASSES, 3, DIM))
   return embeddings, labels, vectors
 
 
+def formula(case, embeddings, labels, vectors):
+  return case.call(case.oracle, embeddings, labels, vectors)
+
+
+# Compiled once a case and shape: op by op the tests take several times as long.
+@cache
+def programs(name):
+  case = CASES[name]
+
+  def total(embeddings, vectors, labels):
+    return case.call(case.loss, embeddings, labels, vectors).sum()
+
+  return jax.jit(partial(case.call, case.loss)), jax.jit(jax.grad(total, (0, 1)))
+
+
+def name_of(case):
+  return next(name for name, known in CASES.items() if known is case)
+
+
 def run(case, embeddings, labels, vectors, dtype=jnp.float32):
-  loss = partial(case.loss, **case.settings)
-  return loss(
+  value, _ = programs(name_of(case))
+  return value(
     jnp.asarray(embeddings, dtype), jnp.asarray(labels), jnp.asarray(vectors, dtype)
   )
 
 
 def gradients(case, embeddings, labels, vectors, dtype=jnp.float32):
-  def total(embeddings, vectors):
-    return case.loss(embeddings, jnp.asarray(labels), vectors, **case.settings).sum()
-
-  return jax.grad(total, argnums=(0, 1))(
-    jnp.asarray(embeddings, dtype), jnp.asarray(vectors, dtype)
+  _, slopes = programs(name_of(case))
+  return slopes(
+    jnp.asarray(embeddings, dtype), jnp.asarray(vectors, dtype), jnp.asarray(labels)
   )
 
 
 def test_equals_its_formula(case, examples):
-  expected = case.oracle(*examples, **case.settings)
+  expected = formula(case, *examples)
   np.testing.assert_allclose(run(case, *examples), expected, rtol=1e-5)
 
 
@@ -89,28 +171,28 @@ def test_equals_its_formula_in_float64(case, examples):
   with jax.enable_x64(True):
     values = run(case, *examples, dtype=jnp.float64)
     assert values.dtype == jnp.float64
-    np.testing.assert_allclose(
-      values, case.oracle(*examples, **case.settings), rtol=1e-12
-    )
+    np.testing.assert_allclose(values, formula(case, *examples), rtol=1e-12)
 
 
 def test_gradients_equal_finite_differences(case, examples):
   embeddings, labels, vectors = examples
 
   def of_embeddings(x):
-    return case.oracle(x, labels, vectors, **case.settings).sum()
+    return formula(case, x, labels, vectors).sum()
 
   def of_vectors(c):
-    return case.oracle(embeddings, labels, c, **case.settings).sum()
+    return formula(case, embeddings, labels, c).sum()
 
   with jax.enable_x64(True):
     by_embedding, by_vector = gradients(case, *examples, dtype=jnp.float64)
     np.testing.assert_allclose(
       by_embedding, oracles.slope(of_embeddings, embeddings), rtol=1e-6, atol=1e-7
     )
-    np.testing.assert_allclose(
-      by_vector, oracles.slope(of_vectors, vectors), rtol=1e-6, atol=1e-7
-    )
+    expected = oracles.slope(of_vectors, vectors)
+    if case.takes == "memory":
+      assert np.abs(expected).max() > 0.01
+      expected *= 0  # it is contrasted with, and not moved
+    np.testing.assert_allclose(by_vector, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_gradients_in_float32_equal_those_in_float64(case, examples):
@@ -134,7 +216,7 @@ def test_half_precision_is_computed_in_float32(case, examples):
   half_vectors = np.asarray(jnp.asarray(vectors, jnp.bfloat16), np.float64)
   values = run(case, embeddings, labels, vectors, dtype=jnp.bfloat16)
   assert values.dtype == jnp.float32
-  expected = case.oracle(half, labels, half_vectors, **case.settings)
+  expected = formula(case, half, labels, half_vectors)
   np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
@@ -153,6 +235,7 @@ def test_padding_rows_change_nothing(case, examples, garbage):
   np.testing.assert_allclose(by_vector, expected[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", OVER_CLASSES, indirect=True)
 def test_a_label_without_a_class_gives_nan_in_its_row_alone(case, examples):
   embeddings, labels, vectors = examples
   labels = labels.copy()
@@ -175,7 +258,7 @@ def test_a_one_class_batch_is_finite(case, examples):
   labels = np.full(6, 4, np.int32)
   np.testing.assert_allclose(
     run(case, embeddings, labels, vectors),
-    case.oracle(embeddings, labels, vectors, **case.settings),
+    formula(case, embeddings, labels, vectors),
     rtol=1e-5,
   )
 
@@ -193,7 +276,7 @@ def test_permuting_the_batch_permutes_the_values(case, examples):
 def test_compiled_and_mapped_equal_eager(case, examples):
   embeddings, labels, vectors = map(jnp.asarray, examples)
   embeddings, vectors = embeddings.astype(jnp.float32), vectors.astype(jnp.float32)
-  loss = partial(case.loss, **case.settings)
+  loss = partial(case.call, case.loss)
   expected = loss(embeddings, labels, vectors)
   compiled = jax.jit(loss)(embeddings, labels, vectors)
   np.testing.assert_allclose(compiled, expected, rtol=1e-6)
@@ -204,6 +287,68 @@ def test_compiled_and_mapped_equal_eager(case, examples):
   )
   np.testing.assert_allclose(mapped[0], expected, rtol=1e-6)
   np.testing.assert_allclose(mapped[1], expected[::-1], rtol=1e-6)
+
+
+def test_eight_devices_give_the_loss_and_gradients_of_one(case, examples):
+  """Of the mean over the global batch, whose classes and padding lie on all devices."""
+  vectors = jnp.asarray(examples[2], jnp.float32)
+  rng = np.random.default_rng(5)
+  features = jnp.asarray(rng.normal(size=(24, 6)), jnp.float32)
+  labels = jnp.asarray(rng.permutation(np.arange(24) % 9 - 2), jnp.int32)
+  params = jnp.asarray(rng.normal(size=(6, DIM)), jnp.float32), vectors
+
+  def value_and_grad(params, features, labels, axis_name=None):
+    takes_axis = "axis_name" in inspect.signature(case.loss).parameters
+    axis = {"axis_name": axis_name} if takes_axis else {}
+
+    def mean(params):
+      weights, vectors = params
+      values = case.call(case.loss, features @ weights, labels, vectors, **axis)
+      return losses.mean_over_examples(values, labels, axis_name)
+
+    loss, slopes = jax.value_and_grad(mean)(params)
+    return loss, jax.lax.pmean(slopes, axis_name) if axis_name else slopes
+
+  whole, split = PartitionSpec(), PartitionSpec("data")
+  mapped = jax.shard_map(
+    partial(value_and_grad, axis_name="data"),
+    mesh=placement.data_mesh(),
+    in_specs=(whole, split, split),
+    out_specs=whole,
+    check_vma=False,
+  )
+  found = jax.jit(mapped)(params, features, labels)
+  expected = jax.jit(value_and_grad)(params, features, labels)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), found, expected
+  )
+
+
+@pytest.mark.parametrize("name", OVER_PAIRS)
+@pytest.mark.parametrize("garbage", [1e30, np.nan])
+def test_empty_slots_of_the_memory_change_nothing(name, examples, garbage):
+  embeddings, labels, memory = examples
+  memory[MEMORY_LABELS < 0] = garbage
+  case = CASES[f"{name}, with memory"]
+  expected = formula(case, embeddings, labels, memory)
+  np.testing.assert_allclose(run(case, embeddings, labels, memory), expected, rtol=1e-5)
+  assert np.isfinite(gradients(case, embeddings, labels, memory)[0]).all()
+  empty = {"memory": np.zeros((0, DIM)), "memory_labels": np.zeros(0, np.int32)}
+  without = OVER_PAIRS[name]
+  found = without.loss(
+    jnp.asarray(embeddings, jnp.float32),
+    jnp.asarray(labels),
+    **without.settings,
+    **jax.tree.map(jnp.asarray, empty),
+  )
+  alone = without.oracle(embeddings, labels, **without.settings)
+  np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
+def test_a_memory_without_its_labels_is_refused(examples):
+  embeddings, labels, memory = map(jnp.asarray, examples)
+  with pytest.raises(ValueError, match="give both or neither"):
+    losses.supcon(embeddings, labels, memory=memory)
 
 
 def test_center_contrastive_check_vector():
