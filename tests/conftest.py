@@ -9,6 +9,12 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# What a run would take for a job of several processes, and wait for the others of.
+_JOB = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR_")
+for name in [name for name in os.environ if name.startswith(_JOB)]:
+  del os.environ[name]
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nor is a TPU's host asked for them
+
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
