@@ -77,6 +77,11 @@ def make_objective(
   Raises:
     ValueError: if the loss has no such centers, naming what it can have.
   """
+  if config.sample_rate < 1 and config.loss not in BY_BLOCKS:
+    raise ValueError(
+      f"sample_rate={config.sample_rate} with loss={config.loss}: only"
+      f" {', '.join(BY_BLOCKS)} go over a sample of the classes; give 1, or one of them"
+    )
   dim = config.projection[-1] if config.projection else config.dim
   if config.loss == "cross_entropy":
     return objectives.with_classifier(num_classes, dim)
@@ -136,10 +141,10 @@ def _bind(
 
 
 def _check_dense(config: Config) -> None:
-  if config.parallel == "class_sharded" or config.sample_rate < 1:
+  if config.parallel == "class_sharded":
     raise ValueError(
-      f"loss={config.loss} with parallel={config.parallel} and sample_rate="
-      f"{config.sample_rate}: only {', '.join(BY_BLOCKS)} go over a part of the classes"
+      f"loss={config.loss} with parallel={config.parallel}: only"
+      f" {', '.join(BY_BLOCKS)} are split over devices by class"
     )
   if config.loss == "soft_triple" and config.centers == "bank":
     raise ValueError("loss=soft_triple with centers=bank: its centers are trained")

@@ -1,6 +1,9 @@
 """Eight simulated CPU devices, set before JAX starts, and archives to read."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 import pytest
 
@@ -8,6 +11,19 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# What a run would take for a job of several processes, and wait for the others of.
+_JOB = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR_")
+for name in [name for name in os.environ if name.startswith(_JOB)]:
+  del os.environ[name]
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nor is a TPU's host asked for them
+
+# What one test compiles serves the others, in pytest's workers and in processes that a
+# test starts as well: all inherit the folder from the first process, which drops it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="xla-")
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 
 
 @pytest.fixture(scope="session")

@@ -338,7 +338,8 @@ def test_the_report_needs_no_jax():
     "import sys, runpy; sys.modules['jax'] = None;"
     f"runpy.run_path({report.__file__!r}, run_name='report_alone')"
   )
-  subprocess.run([sys.executable, "-c", code], check=True)
+  run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert run.returncode == 0, run.stderr
 
 
 def test_colours_and_font_of_the_page_are_the_readers(tmp_path):

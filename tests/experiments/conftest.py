@@ -1,9 +1,7 @@
 """A folder of small pictures, and runs on it that take seconds."""
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 # Options that make a run short; every test of a run starts from these.
@@ -17,20 +15,6 @@ SHORT = {
   "validation_fraction": 0.25,
   "recall_at": "1,2",
 }
-
-
-@pytest.fixture(scope="module")
-def shared_programs(tmp_path_factory):
-  """All runs compile the same few programs: the first one's serve the others."""
-  names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-  before = [getattr(jax.config, name) for name in names]
-  for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ class Interrupted(Exception):
 
 
 @pytest.fixture(scope="module", params=datasets.BENCHMARKS)
-def run(request, archives, tmp_path_factory, shared_programs):
+def run(request, archives, tmp_path_factory):
   """A run that was stopped before its third step, and gone on with."""
   name = request.param
   root = tmp_path_factory.mktemp(name)

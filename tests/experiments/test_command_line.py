@@ -56,6 +56,13 @@ def test_a_memory_below_a_batch_is_refused():
     Config(loss="supcon", batch_size=64, views=4, memory_size=255)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "supcon", "contex", "arcface"])
+def test_a_sample_of_classes_for_a_loss_that_takes_none_is_refused(loss):
+  says = f"sample_rate=0.5 with loss={loss}: only center_contrastive, cosface, norm"
+  with pytest.raises(ValueError, match=says):
+    assemble.make_objective(Config(loss=loss, sample_rate=0.5), 10)
+
+
 def test_a_memory_has_the_size_and_length_of_the_config():
   config = Config(loss="supcon", memory_size=300, dim=12)
   _, state = assemble.make_objective(config, 10).init(jax.random.key(0))

@@ -60,7 +60,7 @@ def prepare(name, folder):
 
 
 @pytest.mark.parametrize("name", sorted(PREPARED.keys() - {"celeb_a"}))
-def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path, shared_programs):
+def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path):
   prepare(name, tmp_path)
   config = load(name, data_dir=str(tmp_path))
   metrics = compare.run(config)["metrics"]
