@@ -14,7 +14,7 @@ from configs.base import Config
 from configs.comparison import Comparison
 
 # Half of the time of the main job's network; else everything is as there.
-_BASE = Config(
+BASE = Config(
   dataset="glyphs",
   depth=0,
   widths=(64, 128),
@@ -42,8 +42,8 @@ _METHODS = {
   "SupCon": {"loss": "supcon", **_PAIRS},
   "Multi-Similarity": {"loss": "multi_similarity", **_PAIRS},
   "Triplet": {"loss": "triplet", **_PAIRS},
-  "Contrastive": {"loss": "contrastive", "margin": 0.5, **_PAIRS},
-  "XBM": {"loss": "contrastive", "margin": 0.5, "memory_size": 8192, **_PAIRS},
+  "Contrastive": {"loss": "contrastive", "margin": 1.0, **_PAIRS},
+  "XBM": {"loss": "contrastive", "margin": 1.0, "memory_size": 8192, **_PAIRS},
 }
 _OURS = ("CCL", "CCL, momentum bank", "CCL, repelling bank")
 
@@ -95,14 +95,14 @@ _SPACES = {
     "margin": (0.1, 0.2, 0.4),
     "mining": ("batch_hard", "semi_hard"),
   },
-  "Contrastive": {**_OF_PAIRS, "margin": (0.3, 0.5, 0.7, 1.0)},
+  "Contrastive": {**_OF_PAIRS, "margin": (0.5, 0.8, 1.1, 1.4)},
   "XBM": {
     **_OF_PAIRS,
     "loss": ("contrastive", "supcon"),
-    "margin": (0.3, 0.5, 0.7, 1.0),
+    "margin": (0.5, 0.8, 1.1, 1.4),
     "temperature": (0.07, 0.1),
-    "memory_size": (1024, 8192),
-    "memory_warmup_steps": (0, 100),
+    "memory_size": (512, 2048, 8192),
+    "memory_warmup_steps": (0, 300),
   },
 }
 
@@ -110,11 +110,11 @@ _SPACES = {
 def get_comparison() -> Comparison:
   """Every loss at two budgets."""
   return Comparison(
-    methods={name: dataclasses.replace(_BASE, **m) for name, m in _METHODS.items()},
+    methods={name: dataclasses.replace(BASE, **m) for name, m in _METHODS.items()},
     columns={f"{steps:,} steps": {"steps": steps} for steps in (1000, 3000)},
     spaces=_SPACES,
     trial={"seed": 100, "validation_fraction": 0.3},
-    trials=8,
+    trials=12,
     ours=_OURS,
   )
 

@@ -1,0 +1,110 @@
+"""How centers age, drift, crowd and gain accuracy, by the rule that moves them.
+
+  python -m experiments.center_study --out=experiments/results/center_study.json
+
+Trains the comparison's network with CCL under each rule, and looks at the centers at a
+few steps: the length of their mean (0 if they spread evenly, 1 if they all agree), the
+mean |cosine| of two centers, and the cosine of a center with what its class's images
+embed to now, for classes seen just before and for those seen long ago. Recall@1 is of
+validation classes.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from configs import glyphs_comparison
+from experiments import command_line
+
+RULES = {
+  "trained by gradient": {"centers": "trained"},
+  "class means": {"centers": "bank", "momentum": 0.5},
+  "class means, momentum .9": {"centers": "bank", "momentum": 0.9},
+  "off the batch's mean": {"centers": "bank", "momentum": 0.9, "sharpness": 0.0},
+  "off the nearest": {"centers": "bank", "momentum": 0.9, "sharpness": 8.0},
+}
+FRESH, OLD = 2, 15  # steps since the last visit: at most, at least
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = command_line.parser("center_study", __doc__ or "")
+  parser.add_argument("--at", type=int, nargs="+", default=[100, 300, 1000, 3000])
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--out", type=Path, help="where to write JSON")
+  args = parser.parse_args(argv)
+  columns = ("step", "recall@1", "mean center", "|cos|", "fresh", "old", "seen ago")
+  print(f"{'rule':26}" + "".join(f"{name:>12}" for name in columns))
+  rows = []
+  for rule, fields in RULES.items():
+    for row in study(fields, args.at, args.seed):
+      shown = "".join(f"{row[name]:>12.3f}" for name in columns[1:])
+      print(f"{rule:26}{row['step']:>12}{shown}", flush=True)
+      rows.append({"rule": rule, **row})
+  if args.out:
+    args.out.write_text(json.dumps({"seed": args.seed, "rows": rows}, indent=1) + "\n")
+
+
+def study(fields: dict, steps: Sequence[int], seed: int) -> list[dict[str, float]]:
+  """What the centers are like after some steps of one run."""
+  from experiments import assemble, datasets, testing
+
+  config = dataclasses.replace(
+    glyphs_comparison.BASE, seed=seed, steps=max(steps), **fields
+  )
+  data = datasets.load_data(config)
+  run = assemble.make_run(config, data)
+  state = run.placement.put_state(run.init_state())
+  step = run.placement.compile_step(run.train_step)
+  last_seen = np.full(data.train.num_classes, -1)
+  rows = []
+  batches = assemble.train_batches(config, data.train)
+  for number, batch in enumerate(itertools.islice(batches, config.steps), start=1):
+    last_seen[batch["label"]] = number
+    state, _ = step(state, run.placement.put_batch(batch))
+    if number in steps:
+      copy = run.placement.one_copy(state)
+      found = testing.score(config, testing.Embedded(*run.embed(copy, data.validation)))
+      centers = testing.class_centers(copy, np.arange(data.train.num_classes))
+      embeddings, labels = run.embed(copy, data.train)
+      rows.append(
+        {
+          "step": number,
+          "recall@1": found["recall@1"],
+          **describe(centers, embeddings, labels, number - last_seen),
+        }
+      )
+  return rows
+
+
+def describe(
+  centers: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, ages: np.ndarray
+) -> dict[str, float]:
+  """Spread of the centers, and their agreement with the classes of today.
+
+  Args:
+    centers: [K, D] of unit length.
+    embeddings: [N, D] of the train images, by the network of now.
+    labels: [N].
+    ages: [K], steps since each class was last in a batch.
+  """
+  unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+  means = np.zeros_like(centers)
+  np.add.at(means, labels, unit)
+  means /= np.linalg.norm(means, axis=1, keepdims=True)
+  agreement = np.sum(centers * means, axis=1)
+  cosines = np.abs(centers @ centers.T)
+  return {
+    "mean center": float(np.linalg.norm(centers.mean(axis=0))),
+    "|cos|": float(cosines[~np.eye(len(centers), dtype=bool)].mean()),
+    "fresh": float(agreement[ages <= FRESH].mean()),
+    "old": float(agreement[ages >= OLD].mean()),
+    "seen ago": float(ages.mean()),
+  }
+
+
+if __name__ == "__main__":
+  main()
