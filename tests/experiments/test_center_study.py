@@ -1,0 +1,31 @@
+"""What is said of centers, against loops."""
+
+import numpy as np
+import pytest
+
+from experiments import center_study
+
+
+def test_centers_are_described_by_spread_and_agreement():
+  rng = np.random.default_rng(0)
+  centers = rng.normal(size=(5, 3))
+  centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+  embeddings, labels = rng.normal(size=(20, 3)), np.arange(20) % 5
+  ages = np.array([0, 2, 7, 15, 40])
+  found = center_study.describe(centers, embeddings, labels, ages)
+
+  agreement = []
+  for k in range(5):
+    own = [e / np.linalg.norm(e) for e in embeddings[labels == k]]
+    mean = sum(own) / len(own)
+    agreement.append(centers[k] @ mean / np.linalg.norm(mean))
+  pairs = [abs(centers[i] @ centers[j]) for i in range(5) for j in range(i)]
+  assert found == pytest.approx(
+    {
+      "mean center": np.linalg.norm(sum(centers) / 5),
+      "|cos|": sum(pairs) / 10,
+      "fresh": (agreement[0] + agreement[1]) / 2,
+      "old": (agreement[3] + agreement[4]) / 2,
+      "seen ago": 12.8,
+    }
+  )
