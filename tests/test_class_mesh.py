@@ -149,7 +149,9 @@ def parts(objective_name, mesh, num_classes=NUM_CLASSES):
     loss = partial(objectives.center_contrastive, mesh=mesh)
   loss = partial(loss, scale=16.0, margin=0.1, center_weight=1.0)
   if objective_name == "bank":
-    objective = objectives.with_bank(loss, num_classes, DIM, momentum=0.5, mesh=mesh)
+    objective = objectives.with_bank(
+      loss, num_classes, DIM, momentum=0.5, sharpness=4.0, mesh=mesh
+    )
   else:
     objective = objectives.with_trained_centers(loss, num_classes, DIM, mesh=mesh)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)

@@ -59,6 +59,9 @@ OBJECTIVES = {
   "bank": lambda axis_name: objectives.with_bank(
     LOSS, NUM_CLASSES, DIM, momentum=0.5, axis_name=axis_name
   ),
+  "repelling bank": lambda axis_name: objectives.with_bank(
+    LOSS, NUM_CLASSES, DIM, momentum=0.5, sharpness=4.0, axis_name=axis_name
+  ),
   "trained": lambda axis_name: objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM),
   "memory": lambda axis_name: objectives.with_memory(
     partial(pull_and_push, axis_name=axis_name),
