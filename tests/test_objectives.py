@@ -206,6 +206,26 @@ def test_an_objective_with_trained_centers_has_params_and_no_state(batch, embedd
   assert (jnp.abs(gradient).max(axis=1) > 0).all()
 
 
+def test_an_objective_may_train_several_centers_per_class(batch, embeddings):
+  objective = objectives.with_trained_centers(
+    losses.soft_triple, NUM_CLASSES, DIM, centers_per_class=3
+  )
+  params, state = objective.init(jax.random.key(3))
+  centers = np.asarray(params["centers"], np.float64)
+  assert centers.shape == (NUM_CLASSES, 3, DIM)
+  values, _ = objective.apply(params, state, embeddings, {"label": batch[1]})
+  expected = oracles.soft_triple(
+    np.asarray(embeddings, np.float64),
+    np.asarray(batch[1]),
+    centers,
+    scale=20.0,
+    gamma=0.1,
+    margin=0.01,
+    regularizer=0.2,
+  )
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
 def test_an_objective_without_state_sees_the_batch_and_keeps_nothing(batch, embeddings):
   images = jnp.arange(8) // 2
   objective = objectives.without_state(

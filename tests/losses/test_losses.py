@@ -104,6 +104,8 @@ OVER_CLASSES = [
 NUM_CLASSES, DIM = 7, 5
 # Two empty slots, a class that the batch lacks, and three that it has.
 MEMORY_LABELS = np.array([3, -1, 0, 5, 3, 6, -2], np.int32)
+# Of one formula in two programs; hinges are small differences of distances of up to 4.
+ROUNDING = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @pytest.fixture(params=CASES)
@@ -227,7 +229,7 @@ def test_padding_rows_change_nothing(case, examples, garbage):
   padded_labels = np.concatenate([labels, [-1, -7]]).astype(np.int32)
   values = run(case, padded, padded_labels, vectors)
   np.testing.assert_array_equal(values[-2:], 0)
-  np.testing.assert_allclose(values[:-2], run(case, *examples), rtol=1e-6)
+  np.testing.assert_allclose(values[:-2], run(case, *examples), **ROUNDING)
   by_embedding, by_vector = gradients(case, padded, padded_labels, vectors)
   np.testing.assert_array_equal(by_embedding[-2:], 0)
   expected = gradients(case, *examples)
@@ -269,7 +271,7 @@ def test_permuting_the_batch_permutes_the_values(case, examples):
   np.testing.assert_allclose(
     run(case, embeddings[order], labels[order], vectors),
     run(case, *examples)[order],
-    rtol=1e-6,
+    **ROUNDING,
   )
 
 
@@ -279,14 +281,14 @@ def test_compiled_and_mapped_equal_eager(case, examples):
   loss = partial(case.call, case.loss)
   expected = loss(embeddings, labels, vectors)
   compiled = jax.jit(loss)(embeddings, labels, vectors)
-  np.testing.assert_allclose(compiled, expected, rtol=1e-6)
+  np.testing.assert_allclose(compiled, expected, **ROUNDING)
   mapped = jax.vmap(loss, in_axes=(0, 0, None))(
     jnp.stack([embeddings, embeddings[::-1]]),
     jnp.stack([labels, labels[::-1]]),
     vectors,
   )
-  np.testing.assert_allclose(mapped[0], expected, rtol=1e-6)
-  np.testing.assert_allclose(mapped[1], expected[::-1], rtol=1e-6)
+  np.testing.assert_allclose(mapped[0], expected, **ROUNDING)
+  np.testing.assert_allclose(mapped[1], expected[::-1], **ROUNDING)
 
 
 def test_eight_devices_give_the_loss_and_gradients_of_one(case, examples):
@@ -349,6 +351,33 @@ def test_a_memory_without_its_labels_is_refused(examples):
   embeddings, labels, memory = map(jnp.asarray, examples)
   with pytest.raises(ValueError, match="give both or neither"):
     losses.supcon(embeddings, labels, memory=memory)
+
+
+@pytest.mark.parametrize("cosine", [1.0, -1.0])
+def test_arcface_has_a_finite_gradient_at_its_ends(cosine):
+  """At the own proxy and opposite of it, where the arc cosine's slope is infinite."""
+  proxies = jnp.eye(3, 4)
+
+  def total(embeddings):
+    return losses.arcface(embeddings, jnp.zeros(1, jnp.int32), proxies).sum()
+
+  value, slope = jax.value_and_grad(total)(cosine * proxies[:1])
+  expected = oracles.arcface(
+    cosine * np.eye(1, 4), [0], np.eye(3, 4), scale=64.0, margin=0.5
+  )
+  np.testing.assert_allclose(value, expected.sum(), rtol=1e-4, atol=1e-6)
+  assert np.isfinite(slope).all()
+
+
+def test_one_center_a_class_needs_no_regularizer(examples):
+  """SoftTriple is then CosFace, whatever the weight and gamma."""
+  x, labels, vectors = map(jnp.asarray, examples)
+  x, vectors = x.astype(jnp.float32), vectors.astype(jnp.float32)
+  found = losses.soft_triple(
+    x, labels, vectors[:, None], scale=9.0, gamma=0.3, margin=0.2, regularizer=5.0
+  )
+  expected = losses.cosface(x, labels, vectors, scale=9.0, margin=0.2)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_center_contrastive_check_vector():
