@@ -184,7 +184,7 @@ def triplet(
   if mining == "batch_hard":
     farthest = jnp.max(squared, axis=1, where=pairs.positives, initial=-jnp.inf)
     sums = jax.nn.relu(margin + farthest - of_negatives.min(axis=1))
-    counts = pairs.positives.any(axis=1) & pairs.negatives.any(axis=1)
+    counts = pairs.positives.any(axis=1)  # without any negative, all sums are 0
   elif mining == "semi_hard":
     farther = _next_larger(of_negatives, squared)
     triplets = pairs.positives & (farther < jnp.inf)

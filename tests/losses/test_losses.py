@@ -369,6 +369,14 @@ def test_arcface_has_a_finite_gradient_at_its_ends(cosine):
   assert np.isfinite(slope).all()
 
 
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+  """One triplet is left: from e1 to e2 a squared distance of 2, to -e1 one of 4."""
+  embeddings = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]])
+  labels = jnp.array([0, 0, 1, 2])
+  values = losses.triplet(embeddings, labels, margin=3.0, mining="semi_hard")
+  assert values.tolist() == [4 * (3 + 2 - 4), 0, 0, 0]
+
+
 def test_one_center_a_class_needs_no_regularizer(examples):
   """SoftTriple is then CosFace, whatever the weight and gamma."""
   x, labels, vectors = map(jnp.asarray, examples)
