@@ -168,7 +168,7 @@ def repel(
     others, their_labels = jax.lax.all_gather((z, labels), axis_name, tiled=True)
   rivals = (labels[:, None] != their_labels) & (their_labels >= 0)
   weights = jax.nn.softmax(sharpness * z @ others.T, axis=1, where=rivals)
-  return unit(z - jnp.where(rivals, weights, 0.0) @ others)
+  return unit(z - weights @ others)
 
 
 def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:

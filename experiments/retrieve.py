@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.k < 1:
       raise ValueError(f"--k={args.k}: expected 1 or more")
 
-  from ccl_jax import report, retrieval
+  from ccl_jax import figures, retrieval
   from experiments import assemble, datasets, embeddings
 
   with exit_on_bad_input():
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for similarity, row in zip(similarities[0], rows, strict=True):
     print(f"{similarity:.4f}  {names[row]}")
   out = args.out or args.workdir / "neighbours.png"
-  report.picture_of_neighbours(
+  figures.picture_of_neighbours(
     out,
     query[0]["image"] if query else pictures[own]["image"],
     [pictures[row]["image"] for row in rows],

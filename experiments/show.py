@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ccl_jax import report, retrieval
+from ccl_jax import figures, report, retrieval
 from ccl_jax.data.examples import Examples
 from ccl_jax.step import TrainState
 from configs.base import Config
@@ -36,7 +36,7 @@ def write_report(
   events: Sequence[dict[str, Any]],
   result: dict[str, Any],
   data: datasets.Data,
-  centers: report.CenterMap | None,
+  centers: figures.CenterMap | None,
   embedded: testing.Embedded,
 ) -> None:
   """Writes report.html."""
@@ -48,7 +48,7 @@ def write_report(
     result=result,
     queries=neighbours_of(data, embedded),
     centers=centers,
-    cells=None if cells is None else report.Cells(**cells),
+    cells=None if cells is None else figures.Cells(**cells),
   )
 
 
@@ -69,7 +69,7 @@ def neighbours_of(data: datasets.Data, embedded: testing.Embedded):
   )
 
 
-def map_of(examples: Examples, state: TrainState) -> report.CenterMap | None:
+def map_of(examples: Examples, state: TrainState) -> figures.CenterMap | None:
   """The train classes' centers, if any, each with the first picture of its class."""
   if not testing.has_centers(state):
     return None
@@ -77,7 +77,7 @@ def map_of(examples: Examples, state: TrainState) -> report.CenterMap | None:
   if len(classes) > MAPPED:
     some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
     classes, first = classes[some], first[some]
-  return report.CenterMap(
+  return figures.CenterMap(
     centers=testing.class_centers(state, classes),
     images=Images(examples, first),
     names=[caption(examples.class_names[label]) for label in classes],

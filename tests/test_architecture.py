@@ -48,6 +48,7 @@ ROWS = [
   {"step"},
   {"checkpoint", "run_log"},
   {"loop"},
+  {"figures"},
   {"report"},
 ]
 # Which third-party packages a room may use; every room may use the standard library.
@@ -71,7 +72,7 @@ ALLOWED = {
   "checkpoint": LIGHT | {"orbax"},
   "run_log": {"tensorboardX"},
   "loop": LIGHT | {"tqdm"},
-  "report": {
+  "figures": {
     "matplotlib",
     "numpy",
     "jaxtyping",
@@ -79,6 +80,7 @@ ALLOWED = {
     "sklearn",
     "threadpoolctl",
   },
+  "report": {"matplotlib", "numpy", "jaxtyping"},
 }
 MODULES = {
   ".".join(path.relative_to(ROOT / "ccl_jax").with_suffix("").parts): path

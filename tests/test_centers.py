@@ -122,12 +122,22 @@ def test_repel_equals_the_rule(sharpness):
   rng = np.random.default_rng(2)
   embeddings = rng.normal(size=(7, 5)) * rng.uniform(0.1, 9, (7, 1))
   labels = np.array([0, 0, 3, 1, -1, 3, 2], np.int32)
+  embeddings[4] = np.nan  # padding may hold anything
   moved = centers.repel(
     jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels), sharpness=sharpness
   )
   real = labels >= 0
   expected = repelled_by_hand(embeddings, labels, sharpness)
   np.testing.assert_allclose(moved[real], expected[real], rtol=1e-5, atol=1e-6)
+
+
+def test_no_gradient_goes_through_what_repels(batch):
+  embeddings, labels = map(jnp.asarray, batch)
+
+  def through(embeddings):
+    return jnp.sum(centers.repel(embeddings, labels, sharpness=8.0) ** 3)
+
+  np.testing.assert_array_equal(jax.grad(through)(embeddings), 0)
 
 
 def test_nothing_repels_a_batch_of_one_class():

@@ -298,10 +298,11 @@ def test_no_gradient_reaches_the_memory(batch, embeddings):
   objective = objectives.with_memory(attraction, 20, DIM)
   _, state = objective.init(jax.random.key(0))
   batch = {"label": batch[1] % 3}
+  labels = jnp.arange(20) % 3  # what was held counts, where it is not replaced
 
   def second_loss(first_rows, held, second_rows):
     _, state_after = objective.apply(
-      {}, state._replace(embeddings=held), first_rows, batch
+      {}, state._replace(embeddings=held, labels=labels), first_rows, batch
     )
     return objective.apply({}, state_after, second_rows, batch)[0].sum()
 

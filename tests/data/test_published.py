@@ -87,7 +87,9 @@ def test_records_and_metadata_agree(name, built):
     assert [int(r["label"]) for r in records] == builder.info.metadata["labels"][split]
   for examples in load(name, data_dir):
     paths = [examples.source.paths[index] for index in examples.indices]
-    assert paths == sorted(paths)
+    records = [examples.source.records[int(index)] for index in examples.indices]
+    assert paths == sorted(paths) == [r["path"].decode() for r in records]
+    assert paths == examples.ids
 
 
 def unpack(name, root):

@@ -43,6 +43,9 @@ def test_trials_are_drawn_from_the_space_and_stay_as_they_were():
   assert {c.scale for c in drawn} == set(SPACE["scale"])
   assert {c.margin for c in drawn} == set(SPACE["margin"])
   assert all(c.steps == 5 and c.center_weight == Config().center_weight for c in drawn)
+  both = dataclasses.replace(COMPARISON, spaces={"CCL": SPACE, "softmax": SPACE})
+  others = [both.trial_config("softmax", n) for n in range(1, 40)]
+  assert [c.scale for c in others] != [c.scale for c in drawn]
   fewer = dataclasses.replace(COMPARISON, trials=1, methods={"CCL": Config()})
   assert [fewer.trial_config("CCL", n) for n in range(1, 40)] == drawn
 
@@ -56,12 +59,20 @@ def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
     ("CCL", 2),
   ]
   assert {job.ids["row"] for job in jobs[3:]} == {"softmax"}
-  for job, found in zip(jobs[:3], (0.2, 0.6, 0.4), strict=True):
+  # A seed of every cell before the next.
+  assert [(job.ids["column"], job.ids["seed"]) for job in jobs[3:]] == [
+    ("10 steps", 0),
+    ("20 steps", 0),
+    ("10 steps", 1),
+    ("20 steps", 1),
+  ]
+  for job, found in zip(jobs[:3], (0.2, 0.6, 0.6), strict=True):
     store(job, {"recall@1": found})
   later, more = missing(tmp_path)
   assert not more
   tuned = [job.config for job in later if job.ids["row"] == "CCL"]
-  best = jobs[1].config
+  best = jobs[1].config  # the first of two as good
+  assert (best.scale, best.margin) != (jobs[2].config.scale, jobs[2].config.margin)
   assert {(c.scale, c.margin) for c in tuned} == {(best.scale, best.margin)}
   assert sorted((c.steps, c.seed) for c in tuned) == [
     (10, 0),
@@ -86,17 +97,9 @@ def test_a_stored_run_is_not_done_again_and_another_config_is_refused(tmp_path):
     missing(tmp_path)
 
 
-def test_two_processes_share_the_runs(tmp_path, monkeypatch):
-  path = tmp_path / "run.json"
-  with compare.claim(path) as mine:
-    with compare.claim(path) as theirs:
-      assert mine and not theirs
-  with compare.claim(path) as again:
-    assert again
-  assert not list(tmp_path.iterdir())
-
-  # The other one has begun the first trial, and ends it while this one waits.
-  first, *_ = missing(tmp_path)[0]
+@pytest.fixture
+def done(monkeypatch):
+  """(config, whether a trial) of each run, none of which trains."""
   done = []
 
   def run(config, *, trial):
@@ -107,11 +110,26 @@ def test_two_processes_share_the_runs(tmp_path, monkeypatch):
       "config": dataclasses.asdict(config),
     }
 
+  monkeypatch.setattr(compare, "run", run)
+  return done
+
+
+def test_two_processes_share_the_runs(tmp_path, monkeypatch, done):
+  path = tmp_path / "run.json"
+  with compare.claim(path) as mine:
+    with compare.claim(path) as theirs:
+      assert mine and not theirs
+  with compare.claim(path) as again:
+    assert again
+  assert not list(tmp_path.iterdir())
+
+  # The other one has begun the first trial, and ends it while this one waits.
+  first, *_ = missing(tmp_path)[0]
+
   def wait(seconds):
     held.__exit__(None, None, None)
     store(first, {"recall@1": 0.5})
 
-  monkeypatch.setattr(compare, "run", run)
   monkeypatch.setattr(compare.time, "sleep", wait)
   held = compare.claim(first.path)
   assert held.__enter__()
@@ -119,6 +137,36 @@ def test_two_processes_share_the_runs(tmp_path, monkeypatch):
   assert missing(tmp_path) == ([], False)
   assert first.config not in [config for config, _ in done]
   assert sum(trial for _, trial in done) == 2 and len(done) == 2 + 2 * 2 * 2
+
+
+def test_a_run_that_another_process_has_ended_since_is_not_done_again(
+  tmp_path, monkeypatch, done
+):
+  """Between the look for what is missing and the claim."""
+  first, *_ = missing(tmp_path)[0]
+  claim = compare.claim
+
+  def claim_late(path):
+    if path == first.path and not path.exists():
+      store(first, {"recall@1": 0.5})
+    return claim(path)
+
+  monkeypatch.setattr(compare, "claim", claim_late)
+  compare.train_all(COMPARISON, tmp_path, tmp_path / "search", 1)
+  assert first.config not in [config for config, _ in done]
+  assert len(done) == 2 + 2 * 2
+
+
+def test_a_result_is_stored_whole_or_not_at_all(tmp_path, monkeypatch):
+  def fill_the_disk(path, text):
+    with path.open("w") as file:
+      file.write(text[:9])
+    raise OSError("no space left")
+
+  monkeypatch.setattr(Path, "write_text", fill_the_disk)
+  with pytest.raises(OSError, match="no space left"):
+    compare.store(tmp_path / "run.json", {"metrics": {}, "seconds": 1})
+  assert not (tmp_path / "run.json").exists()
 
 
 def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(pictures):

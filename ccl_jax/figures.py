@@ -1,0 +1,296 @@
+"""Figures of a run: its curves, its accuracies, its centers, and what a query found."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+# u8[H, W] grey, or u8[H, W, 1 or 3], each of its own size if need be.
+Pictures = Sequence[np.ndarray] | np.ndarray
+
+INK = "#010203"  # of text and axes alone, so that a page can put its own in its place
+_BLUE, _ORANGE = "#3b82f6", "#e0792b"  # legible on white and on near black
+
+
+@dataclass(frozen=True)
+class CenterMap:
+  """Class centers, each with a picture of its class."""
+
+  centers: Float[np.ndarray, "K D"]
+  images: Pictures  # K
+  names: Sequence[str]  # K
+
+
+@dataclass(frozen=True)
+class Cells:
+  """Accuracy of the test images of each class that have an attribute."""
+
+  classes: Sequence[str]  # K
+  attributes: Sequence[str]  # A
+  accuracy: Sequence[Sequence[float | None]]  # [K][A]; None: no image
+
+
+def loss_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
+  """The training loss against the step, as logged and smoothed; None without events."""
+  steps, losses = _series(events, "train", "loss")
+  if not np.isfinite(losses).any():
+    return None
+  figure, axes = _axes()
+  axes.plot(steps, losses, color=_BLUE, alpha=0.35, linewidth=1)
+  axes.plot(steps, _smooth(losses), color=_BLUE, linewidth=2)
+  if np.nanmin(losses) > 0 and np.nanmax(losses) > 20 * np.nanmin(losses):
+    axes.set_yscale("log")
+  axes.set_title("Training loss")
+  return figure
+
+
+def validation_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
+  """Recall@1 and MAP@R of the validation classes, in percent; None without events."""
+  figure, axes = _axes()
+  drawn = []
+  for name, shown, color, style in (
+    ("recall@1", "Recall@1", _BLUE, "-o"),
+    ("map@r", "MAP@R", _ORANGE, "--s"),
+  ):
+    steps, values = _series(events, "validation", name)
+    if np.isfinite(values).any():
+      drawn += axes.plot(
+        steps, 100 * values, style, color=color, linewidth=2, markersize=4, label=shown
+      )
+  if not drawn:
+    return None
+  axes.legend(frameon=False, labelcolor=INK, loc="best")
+  axes.set_title("Validation classes, %")
+  return figure
+
+
+def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
+  """Images per second against the step; None without events."""
+  steps, speeds = _series(events, "train", "images_per_second")
+  if not np.isfinite(speeds).any():
+    return None
+  figure, axes = _axes()
+  axes.plot(steps, speeds, color=_BLUE, linewidth=1.5)
+  axes.set_ylim(0, 1.15 * np.nanmax(speeds[np.isfinite(speeds)]))
+  axes.set_title("Images per second")
+  return figure
+
+
+def cells_figure(cells: Cells) -> Figure:
+  """Draws classes by attributes as squares, lighter where more images are right."""
+  values = np.array(cells.accuracy, float)  # None becomes NaN
+  rows, columns = values.shape
+  figure = Figure(figsize=(1.6 + 0.62 * columns, 1.1 + 0.45 * rows))
+  figure.set_layout_engine("constrained")
+  axes = figure.add_subplot()
+  drawn = axes.imshow(100 * values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+  axes.set_xticks(range(columns), cells.attributes, rotation=30, ha="right")
+  axes.set_yticks(range(rows), cells.classes)
+  axes.tick_params(colors=INK, labelsize=9, length=0)
+  if values.size <= 200:  # more would not be legible
+    for (row, column), value in np.ndenumerate(values):
+      if np.isfinite(value):
+        color = "black" if value > 0.5 else "white"
+        text = f"{100 * value:.0f}"
+        axes.text(column, row, text, color=color, fontsize=8, ha="center", va="center")
+  bar = figure.colorbar(drawn, ax=axes, fraction=0.04)
+  bar.ax.tick_params(colors=INK, labelsize=8)
+  bar.set_label("accuracy, %", color=INK, fontsize=9)
+  return figure
+
+
+def center_map_figure(
+  centers: CenterMap, *, most: int = 150, seed: int = 0
+) -> Figure | None:
+  """Draws each class where t-SNE puts its center, as a small picture.
+
+  Pictures that would cover one another are moved apart a little. At most `most`
+  classes, drawn at random; None for fewer than three. The same input and seed give the
+  same map.
+  """
+  count = len(centers.centers)
+  if count < 3:
+    return None
+  shown = np.sort(np.random.default_rng(seed).permutation(count)[:most])
+  vectors = np.asarray(centers.centers, np.float32)[shown]
+  lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+  places = _two_dimensions(vectors / np.maximum(lengths, 1e-12), seed)
+  size = 0.052 * math.sqrt(min(150 / len(shown), 4))
+  places = _spread(places, 1.12 * size)
+
+  figure = Figure(figsize=(9, 6.75))
+  axes = figure.add_axes((0, 0, 1, 1))
+  margin = 0.7 * size
+  axes.set(xlim=(-margin, 4 / 3 + margin), ylim=(-margin, 1 + margin), aspect="equal")
+  axes.axis("off")
+  for (x, y), index in zip(places, shown, strict=True):
+    x *= 4 / 3
+    half = size / 2
+    picture = np.asarray(thumbnail(centers.images[index], 64))
+    axes.imshow(
+      picture, cmap="gray", vmin=0, vmax=255, interpolation="none",
+      extent=(x - half, x + half, y - half, y + half),
+    )  # fmt: skip
+  axes.set(xlim=(-margin, 4 / 3 + margin), ylim=(-margin, 1 + margin))
+  return figure
+
+
+def neighbours_figure(
+  query_image: np.ndarray,
+  neighbour_images: Pictures,
+  similarities: Sequence[float] | np.ndarray,
+  names: Sequence[str],
+) -> Figure:
+  """The query at the left, its neighbours in rows of five at the right.
+
+  Raises:
+    ValueError: no neighbours, or lists of different lengths.
+  """
+  count = len(neighbour_images)
+  if count == 0 or not count == len(similarities) == len(names):
+    raise ValueError(
+      f"need a similarity and a name for each neighbour, and one at least: got {count}"
+      f" pictures, {len(similarities)} similarities, {len(names)} names"
+    )
+  columns, rows = min(count, 5), -(-count // 5)
+  figure = Figure(figsize=(1.5 * columns + 2.1, 1.95 * rows + 0.1), facecolor="white")
+  grid = figure.add_gridspec(
+    rows, columns + 1, width_ratios=[1.3, *[1] * columns], left=0.02, right=0.98,
+    top=1 - 0.3 / (1.95 * rows), bottom=0.35 / (1.95 * rows), wspace=0.14, hspace=0.42,
+  )  # fmt: skip
+  _draw_picture(figure.add_subplot(grid[0, 0]), query_image, "query", _BLUE)
+  for i in range(count):
+    axes = figure.add_subplot(grid[i // 5, 1 + i % 5])
+    caption = f"{_shortened(names[i], 18)}\n{similarities[i]:.3f}"
+    _draw_picture(axes, neighbour_images[i], caption, "#9aa3af")
+  return figure
+
+
+def picture_of_neighbours(
+  path: str | Path,
+  query_image: np.ndarray,
+  neighbour_images: Pictures,
+  similarities: Sequence[float] | np.ndarray,
+  names: Sequence[str],
+) -> None:
+  """Writes a PNG: the query, and beside it its neighbours in reading order.
+
+  Args:
+    path: of the PNG.
+    query_image: u8[H, W] or u8[H, W, 1 or 3].
+    neighbour_images: nearest first, at least one.
+    similarities: cosine of each.
+    names: caption of each.
+
+  Raises:
+    ValueError: no neighbours, or lists of different lengths.
+  """
+  figure = neighbours_figure(query_image, neighbour_images, similarities, names)
+  with warnings.catch_warnings():
+    # A caption in a script that the font lacks shows boxes; the picture is still good.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    figure.savefig(path, format="png", dpi=150)
+
+
+def _draw_picture(axes: Axes, image: np.ndarray, caption: str, color: str) -> None:
+  axes.imshow(np.asarray(thumbnail(image, 224)), cmap="gray", vmin=0, vmax=255)
+  axes.set(xticks=[], yticks=[])
+  # A caption is text even where it holds a dollar sign.
+  axes.set_xlabel(caption, fontsize=9, parse_math=False)
+  for spine in axes.spines.values():
+    spine.set(color=color, linewidth=2)
+
+
+def thumbnail(image: np.ndarray, side: int) -> Image.Image:
+  """A picture no larger than `side` pixels a side."""
+  image = np.asarray(image)
+  picture = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+  picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+  return picture
+
+
+def _shortened(text: str, most: int) -> str:
+  return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _series(
+  events: Iterable[Mapping[str, Any]], kind: str, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Steps and values of one field; what is not finite becomes a gap."""
+  found = [
+    (event["step"], event[name])
+    for event in events
+    if event.get("event") == kind and event.get(name) is not None
+  ]
+  steps, values = np.array(found, float).reshape(-1, 2).T
+  return steps, np.where(np.isfinite(values), values, np.nan)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+  """Centred running mean over a twentieth of the curve, blind to gaps."""
+  width = max(1, len(values) // 20)
+  known = np.isfinite(values)
+  window = np.ones(2 * width + 1)
+  sums = np.convolve(np.where(known, values, 0), window, "full")[width:][: len(values)]
+  counts = np.convolve(known, window, "full")[width:][: len(values)]
+  return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _axes() -> tuple[Figure, Axes]:
+  figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+  axes = figure.add_subplot()
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
+  axes.tick_params(colors=INK, labelsize=9, length=3)
+  axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+  axes.set_xlabel("step", fontsize=9, color=INK)
+  axes.title.set(color=INK, fontsize=11, fontweight="semibold")
+  axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+  return figure, axes
+
+
+def _two_dimensions(vectors: np.ndarray, seed: int) -> np.ndarray:
+  """Places [n, 2], each axis scaled to [0, 1]."""
+  if np.ptp(vectors, axis=0).max() < 1e-6:  # collapsed to one point
+    return np.zeros((len(vectors), 2))
+  if len(vectors) < 8:  # too few for neighbourhoods
+    places = PCA(2, random_state=seed).fit_transform(vectors)
+  else:
+    perplexity = min(20.0, (len(vectors) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # Threads would wait for one another far longer than these few points take.
+    with threadpool_limits(1):
+      places = tsne.fit_transform(vectors)
+  low, high = places.min(axis=0), places.max(axis=0)
+  return (places - low) / np.maximum(high - low, 1e-12)
+
+
+def _spread(places: np.ndarray, size: float) -> np.ndarray:
+  """Pushes places apart until squares of this size on them hardly overlap."""
+  places = places * [4 / 3, 1]
+  # Places that coincide have no direction to part in: give each its own.
+  turns = 2.4 * np.arange(len(places))
+  places = places + 1e-4 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+  for _ in range(200):
+    apart = places[:, None] - places[None]
+    distance = np.abs(apart).max(axis=2)
+    push = np.maximum(size - distance, 0)
+    np.fill_diagonal(push, 0)
+    if push.max() < 0.05 * size:
+      break
+    length = np.maximum(np.linalg.norm(apart, axis=2), 1e-12)
+    places = places + 0.25 * np.sum(push[..., None] * apart / length[..., None], axis=1)
+  low, high = places.min(axis=0), places.max(axis=0)
+  return (places - low) / np.maximum(high - low, 1e-12)
