@@ -7,8 +7,13 @@ import tempfile
 
 import pytest
 
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+  [
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_force_host_platform_device_count=8",
+    # On a busy machine a device's thread may wait for its turn longer than XLA's 40 s.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+  ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
