@@ -32,6 +32,7 @@ ROWS = [
     "data.corrupt",
     "data.cub",
     "data.examples",
+    "data.typefaces",
     "data.glyphs",
     "data.folder",
     "data.inshop",

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from ccl_jax.data import glyphs, tfds_images
+from ccl_jax.data import tfds_images, typefaces
 from ccl_jax.data.examples import Examples
 
 RHOS = (0.999, 0.997, 0.995, 0.99, 0.95)
@@ -93,7 +93,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
     if rho not in RHOS:
       raise ValueError(f"rho={rho}: expected one of {', '.join(map(str, RHOS))}")
     self._rho = rho
-    self._faces = glyphs.default_faces()
+    self._faces = typefaces.default_faces()
     super().__init__(data_dir=data_dir, config=f"rho_{rho}", file_format="array_record")
     # What TFDS passes to __init__ when a copy is unpickled.
     self._original_state = dict(rho=rho, data_dir=data_dir)
@@ -105,7 +105,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           "image": tfds.features.Image(
-            shape=(glyphs.SIZE, glyphs.SIZE, 3), encoding_format="png"
+            shape=(typefaces.SIZE, typefaces.SIZE, 3), encoding_format="png"
           ),
           "label": tfds.features.ClassLabel(names=list(_DIGITS)),
           "colour": tfds.features.ClassLabel(names=list(COLOURS)),
@@ -117,7 +117,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager  # Nothing to download.
-    drawings = glyphs.draw(self._faces, 1, only=_DIGITS)
+    drawings = typefaces.draw(self._faces, 1, only=_DIGITS)
     return {split: self._generate_examples(drawings, split) for split in _COPIES}
 
   def _generate_examples(self, drawings, split):
@@ -134,7 +134,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
     for f, face in enumerate(self._faces):
       drawn = [drawings[f][char] for char in chars]
       for c, copy in enumerate(copies):
-        images = paint(glyphs.warp(drawn, chars, face, copy), colours[f, c])
+        images = paint(typefaces.warp(drawn, chars, face, copy), colours[f, c])
         for label, image in enumerate(images):
           encoded = io.BytesIO()
           Image.fromarray(image).save(encoded, "png", compress_level=1)
@@ -152,7 +152,7 @@ def load(
   data_dir: str | os.PathLike | None = None,
   *,
   rho: float,
-  image_size: int = glyphs.SIZE,
+  image_size: int = typefaces.SIZE,
 ) -> tuple[Examples, Examples]:
   """Train and test examples, built first if they are not on disk.
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ccl_jax.data.archives import Tree
 from ccl_jax.data.examples import Examples
-from ccl_jax.data.tfds_images import Records
+from ccl_jax.data.tfds_images import Records, open_records
 
 
 class Listed(NamedTuple):
@@ -263,15 +263,13 @@ def load(
   builder.download_and_prepare()
   info: Any = builder.info
   names = tuple(info.features["label"].names)
-  open_records: Any = builder.as_data_source  # TFDS hides its signature.
 
   def read(split: str) -> Examples:
     paths = tuple(info.metadata["paths"][split])
     labels = np.asarray(info.metadata["labels"][split], np.int32)
     order = np.asarray(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
-    records = open_records(split, decoders={"image": tfds.decode.SkipDecoding()})
     examples = Examples(
-      source=Records(records, paths),
+      source=Records(open_records(builder, split), paths),
       indices=order,
       labels=labels[order],
       class_names=names,

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,7 @@ def read(
     )
   names = {path: _names(builder, path) for path in (label, bias) if path is not None}
   values = _values(builder, split, list(names))
-  open_records: Any = builder.as_data_source  # TFDS hides its signature.
-  records = open_records(split, decoders={"image": tfds.decode.SkipDecoding()})
+  records = open_records(builder, split)
   return Examples(
     source=Records(records),
     indices=np.arange(len(records)),
@@ -104,29 +103,54 @@ def read(
   )
 
 
+def open_records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
+  """The records of a split, their images encoded: what TFDS calls a data source."""
+  open_split: Any = builder.as_data_source  # TFDS hides its signature.
+  return open_split(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def enumerate_records(records: Any, doing: str) -> Iterator[tuple[int, dict[str, Any]]]:
+  """(number, record) of all, read a thousand at a time; `doing` is what is shown."""
+  for start in tqdm(range(0, len(records), 1024), doing):
+    some = range(start, min(start + 1024, len(records)))
+    yield from zip(some, records.__getitems__(list(some)), strict=True)
+
+
+def kept(
+  path: pathlib.Path,
+  names: Iterable[str],
+  make: Callable[[], Mapping[str, np.ndarray]],
+) -> Mapping[str, np.ndarray]:
+  """Arrays from an .npz file; made, and stored there, where it lacks some name.
+
+  Going through tens of thousands of records takes ten seconds and through a million
+  minutes, reading the file none.
+  """
+  if path.exists():
+    with np.load(path) as saved:
+      if set(names) <= set(saved):
+        return dict(saved)
+  arrays: Any = make()
+  # It has its name only when complete; without the right to write, there is none.
+  with contextlib.suppress(OSError):
+    partial = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    partial.replace(path)
+  return arrays
+
+
 def in_memory(
   builder: tfds.core.DatasetBuilder, split: str, examples: Examples
 ) -> Examples:
-  """The examples of a small split, decoded, from a copy kept next to the records.
-
-  Decoding tens of thousands of records takes ten seconds, reading the copy none.
-  """
+  """The examples of a small split, decoded, from a copy kept next to the records."""
   side = examples.image_size or "own"
-  path = pathlib.Path(builder.data_dir, f"{split}_{side}_{examples.channels}.npy")
-  if path.exists():
-    images = np.load(path)
-    return dataclasses.replace(examples, source=Decoded(images))
-  images = examples.take(np.arange(len(examples)))["image"]
-  _store(path, lambda partial: np.save(partial, images))
-  return dataclasses.replace(examples, source=Decoded(images))
+  path = pathlib.Path(builder.data_dir, f"{split}_{side}_{examples.channels}.npz")
 
+  def decode() -> dict[str, np.ndarray]:
+    return {"images": examples.take(np.arange(len(examples)))["image"]}
 
-def _store(path: pathlib.Path, save: Callable[[pathlib.Path], None]) -> None:
-  """Gives a file its name only when complete; without the right to write, none."""
-  with contextlib.suppress(OSError):
-    partial = path.with_suffix(f".{os.getpid()}{path.suffix}")
-    save(partial)
-    partial.replace(path)
+  arrays = kept(path, ["images"], decode)
+  return dataclasses.replace(examples, source=Decoded(arrays["images"]))
 
 
 def _names(builder: tfds.core.DatasetBuilder, path: str) -> tuple[str, ...]:
@@ -151,27 +175,23 @@ def _names(builder: tfds.core.DatasetBuilder, path: str) -> tuple[str, ...]:
 
 
 def _values(
-  builder: tfds.core.DatasetBuilder, split: str, paths: list[str]
+  builder: tfds.core.DatasetBuilder, split: str, features: list[str]
 ) -> dict[str, np.ndarray]:
-  """Values i32[N] of some features, from a copy kept next to the records.
-
-  Going through the records takes minutes for a million of them, reading the copy none.
-  """
-  key = hashlib.sha256(repr((split, paths)).encode()).hexdigest()[:12]
+  """Values i32[N] of some features, from a copy kept next to the records."""
+  key = hashlib.sha256(repr((split, features)).encode()).hexdigest()[:12]
   path = pathlib.Path(builder.data_dir, f"labels_{key}.npz")
-  if path.exists():
-    with np.load(path) as arrays:
-      return {name: arrays[name.replace("/", ".")] for name in paths}
-  open_records: Any = builder.as_data_source
-  records = open_records(split, decoders={"image": tfds.decode.SkipDecoding()})
-  values = {name: np.empty(len(records), np.int32) for name in paths}
-  for start in tqdm(range(0, len(records), 1024), f"Reading {split} labels"):
-    some = range(start, min(start + 1024, len(records)))
-    for i, record in zip(some, records.__getitems__(list(some)), strict=True):
-      for name in paths:
-        values[name][i] = functools.reduce(
-          lambda d, part: d[part], name.split("/"), record
-        )
-  flat: dict[str, Any] = {name.replace("/", "."): a for name, a in values.items()}
-  _store(path, lambda partial: np.savez(partial, **flat))
-  return values
+  stored = {feature: feature.replace("/", ".") for feature in features}
+
+  def collect() -> dict[str, np.ndarray]:
+    records = open_records(builder, split)
+    values = {name: np.empty(len(records), np.int32) for name in stored.values()}
+    for i, record in enumerate_records(records, f"Reading {split} labels"):
+      for feature, name in stored.items():
+        value: Any = record
+        for part in feature.split("/"):
+          value = value[part]
+        values[name][i] = value
+    return values
+
+  arrays = kept(path, stored.values(), collect)
+  return {feature: arrays[name] for feature, name in stored.items()}

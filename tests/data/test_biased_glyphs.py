@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ccl_jax.data import biased_glyphs, biased_mnist
+from ccl_jax.data import biased_glyphs, biased_mnist, typefaces
 from ccl_jax.data.biased_glyphs import COLOURS, choose_colours, paint
 from tests.data import stand_ins
 
@@ -36,11 +36,11 @@ def test_paint_mixes_white_and_colour():
 def built(tmp_path_factory):
   """The dataset at two rho, of four faces, with an eighth of their train images."""
   folder = tmp_path_factory.mktemp("biased")
-  faces = biased_glyphs.glyphs.default_faces()[::4]
+  faces = typefaces.default_faces()[::4]
   with pytest.MonkeyPatch.context() as patch:
     copies = {"train": range(16), "test": range(128, 138)}
     patch.setattr(biased_glyphs, "_COPIES", copies)
-    patch.setattr(biased_glyphs.glyphs, "default_faces", lambda: faces)
+    patch.setattr(typefaces, "default_faces", lambda: faces)
     sets = {rho: biased_glyphs.load(folder, rho=rho) for rho in (0.95, 0.99)}
     half, _ = biased_glyphs.load(folder, rho=0.95, image_size=16)
     return sets, half

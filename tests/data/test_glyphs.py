@@ -5,43 +5,12 @@ import json
 import pathlib
 import pickle
 
-import matplotlib
 import numpy as np
 import pytest
-from fontTools import subset
-from fontTools.ttLib import TTCollection, TTFont
 
-from ccl_jax.data import glyphs
+from ccl_jax.data import glyphs, typefaces
 from ccl_jax.data.glyphs import Glyphs
-
-FACES = [
-  "DejaVuSans.ttf",
-  "DejaVuSans-Bold.ttf",
-  "DejaVuSans-Oblique.ttf",
-  "DejaVuSerif.ttf",
-  "DejaVuSansMono.ttf",
-  "STIXGeneral.ttf",
-]
-# Latin letters; Greek Alpha and Cyrillic A, which look like A; and a space.
-CHARACTERS = [*range(0x41, 0x5B), *range(0x61, 0x7B), 0x391, 0x410, 0x20]
-
-
-@pytest.fixture(scope="session")
-def fonts(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("fonts")
-  for name in FACES:
-    font = TTFont(pathlib.Path(matplotlib.get_data_path(), "fonts/ttf", name))
-    options = subset.Options()
-    options.notdef_outline = True
-    small = subset.Subsetter(options)
-    # Only one face has z: too few for a class.
-    small.populate(unicodes=[c for c in CHARACTERS if c != 0x7A or name == FACES[0]])
-    small.subset(font)
-    if name == FACES[1]:  # draws the box of a missing glyph for q
-      for table in ("glyf", "hmtx"):
-        font[table]["q"] = font[table][".notdef"]
-    font.save(folder / name)
-  return folder
+from tests.data.small_fonts import FACES
 
 
 @pytest.fixture(scope="session")
@@ -112,16 +81,6 @@ def test_copies_of_a_drawing_are_a_group(fonts, built):
     assert len(pairs) == len(set(drawings)) == len(set(examples.groups.tolist()))
 
 
-def test_the_faces_of_a_collection_have_names_of_their_own(fonts, tmp_path):
-  both = TTCollection()
-  both.fonts = [TTFont(fonts / name) for name in FACES[:2]]
-  both.save(tmp_path / "both.ttc")
-  assert [(face.name, face.index) for face in glyphs.find_faces(tmp_path)] == [
-    ("both.ttc#0", 0),
-    ("both.ttc#1", 1),
-  ]
-
-
 def test_images_are_glyphs_with_noise(fonts, built):
   images = glyphs.load(built, fonts=fonts)[1].take(np.arange(100))["image"]
   corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(float)
@@ -150,45 +109,23 @@ def test_two_builds_have_the_same_bytes(fonts, built, tmp_path):
   assert len(one) == 2 and one == other
 
 
-def test_a_warp_depends_on_its_own_character_face_and_copy(fonts):
-  face, other = glyphs.find_faces(fonts)[:2]
-  drawn = glyphs.draw([face], 1)[0]
-  some = [drawn[ord(c)] for c in "abc"]
-  together = glyphs.warp(some, [97, 98, 99], face, 0)
-  np.testing.assert_array_equal(glyphs.warp(some[1:2], [98], face, 0)[0], together[1])
-  for changed in (
-    glyphs.warp(some[1:2], [97], face, 0),
-    glyphs.warp(some[1:2], [98], other, 0),
-    glyphs.warp(some[1:2], [98], face, 1),
-  ):
-    assert (changed[0] != together[1]).mean() > 0.3
-
-
-def test_blur_is_a_gaussian():
-  image = np.zeros((1, 7, 7), np.float32)
-  image[0, 3, 3] = 1
-  seen = glyphs._blur(image, np.array([0.6]))[0]
-  line = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 0.6**2))
-  np.testing.assert_allclose(
-    seen[1:6, 1:6], np.outer(line, line) / line.sum() ** 2, atol=1e-6
-  )
-  np.testing.assert_allclose(glyphs._blur(image, np.zeros(1)), image)
-
-
 def test_a_second_load_only_reads(fonts, built, monkeypatch):
   before = glyphs.load(built, fonts=fonts)
-  monkeypatch.setattr(glyphs, "draw", None)
+  monkeypatch.setattr(typefaces, "draw", None)
   monkeypatch.setattr(glyphs, "_decode", None)
   for one, other in zip(before, glyphs.load(built, fonts=fonts), strict=True):
     np.testing.assert_array_equal(one.source.images, other.source.images)
     np.testing.assert_array_equal(one.labels, other.labels)
 
 
-@pytest.mark.parametrize("victim,calls", [("_png", 100), ("_png", 400), ("_decode", 1)])
+@pytest.mark.parametrize(
+  ("module", "victim", "calls"),
+  [(typefaces, "png", 100), (typefaces, "png", 400), (glyphs, "_decode", 1)],
+)
 def test_an_interrupted_build_is_done_again(
-  victim, calls, fonts, built, tmp_path, monkeypatch
+  module, victim, calls, fonts, built, tmp_path, monkeypatch
 ):
-  original, count = getattr(glyphs, victim), iter(range(10**6))
+  original, count = getattr(module, victim), iter(range(10**6))
 
   def stop(*args):
     if next(count) == calls:
@@ -196,7 +133,7 @@ def test_an_interrupted_build_is_done_again(
     return original(*args)
 
   with monkeypatch.context() as patch:
-    patch.setattr(glyphs, victim, stop)
+    patch.setattr(module, victim, stop)
     with pytest.raises(KeyboardInterrupt):
       glyphs.load(tmp_path, fonts=fonts)
   again, whole = glyphs.load(tmp_path, fonts=fonts), glyphs.load(built, fonts=fonts)
@@ -205,7 +142,7 @@ def test_an_interrupted_build_is_done_again(
 
 
 def test_other_fonts_or_rules_have_a_folder_of_their_own(fonts, tmp_path):
-  name = glyphs.find_faces(fonts)[0].name
+  name = typefaces.find_faces(fonts)[0].name
   smaller = tmp_path / "fonts"
   smaller.mkdir()
   for path in fonts.iterdir():
@@ -226,44 +163,26 @@ def test_a_builder_survives_pickling(fonts, built):
   assert builder.data_dir == Glyphs(fonts=fonts, data_dir=built).data_dir
 
 
-def test_unusable_fonts_are_named(fonts, tmp_path):
-  with pytest.raises(ValueError, match="nowhere' is not a folder: give one"):
-    glyphs.load(tmp_path, fonts=tmp_path / "nowhere")
-  with pytest.raises(ValueError, match="holds no .ttf, .otf or .ttc file: put fonts"):
-    glyphs.load(tmp_path, fonts=tmp_path)
-  with pytest.raises(ValueError, match="found 6 faces, and a class needs 7: add fonts"):
-    Glyphs(fonts=fonts, min_faces=7, data_dir=tmp_path)
-  (tmp_path / "broken.ttf").write_bytes(b"not a font")
-  with pytest.raises(ValueError, match=r"broken\.ttf is not a font .*: remove it"):
-    glyphs.load(tmp_path, fonts=tmp_path)
-
-
-def test_changed_default_fonts_are_named(monkeypatch, tmp_path):
-  changed = dict.fromkeys(["DejaVuSans.ttf"], "0" * 16)
-  monkeypatch.setattr(glyphs, "DEFAULT_FONTS", glyphs.DEFAULT_FONTS | changed)
-  with pytest.raises(ValueError, match=r"\['DejaVuSans.ttf'\] .* differ by checksum"):
-    glyphs.load(tmp_path)
-  missing = {"Gone.ttf": "0" * 16}
-  monkeypatch.setattr(glyphs, "DEFAULT_FONTS", glyphs.DEFAULT_FONTS | missing)
-  with pytest.raises(ValueError, match=r"lacks the fonts \['Gone.ttf'\]: reinstall"):
-    glyphs.load(tmp_path)
-
-
 def test_the_default_fonts_give_the_counts_of_the_benchmark(tmp_path):
   builder = Glyphs(data_dir=tmp_path)
   builder._split_generators(None)  # draws and counts all; a difference would warn
   assert builder.info.metadata["counts"] == glyphs.DEFAULT_COUNTS
-  assert builder.info.metadata["fonts"].keys() == glyphs.DEFAULT_FONTS.keys()
+  assert builder.info.metadata["fonts"].keys() == typefaces.DEFAULT_FONTS.keys()
 
 
 def test_another_rasteriser_only_warns(fonts, monkeypatch, tmp_path):
-  drawn = glyphs.draw(glyphs.find_faces(fonts), 6)
-  monkeypatch.setattr(glyphs, "draw", lambda *_: drawn)
+  drawn = typefaces.draw(typefaces.find_faces(fonts), 6)
+  monkeypatch.setattr(typefaces, "draw", lambda *_: drawn)
   with pytest.warns(UserWarning, match="the benchmark has .*'classes': 3464.* Pillow"):
     Glyphs(data_dir=tmp_path)._split_generators(None)
 
 
+def test_too_few_faces(fonts, tmp_path):
+  with pytest.raises(ValueError, match="found 6 faces, and a class needs 7: add fonts"):
+    Glyphs(fonts=fonts, min_faces=7, data_dir=tmp_path)
+
+
 def test_too_few_shared_characters(fonts, monkeypatch, tmp_path):
-  monkeypatch.setattr(glyphs, "draw", lambda *_: [{65: b"A", 66: b"B", 67: b"C"}])
+  monkeypatch.setattr(typefaces, "draw", lambda *_: [{65: b"A", 66: b"B", 67: b"C"}])
   with pytest.raises(ValueError, match="share 3 classes of characters, expected"):
     Glyphs(fonts=fonts, data_dir=tmp_path)._split_generators(None)

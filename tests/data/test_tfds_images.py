@@ -96,3 +96,36 @@ def test_faces_tell_gender_and_ethnicity_by_their_file_names(tmp_path):
   with pytest.raises(ValueError, match="holds 0 files named AGE_GENDER"):
     (tmp_path / "empty").mkdir()
     utkface.load(tmp_path / "empty", image_size=32)
+
+
+def test_what_is_kept_is_made_once_and_again_where_a_name_is_missing(tmp_path):
+  made = []
+
+  def make():
+    made.append({"one": np.arange(3), "other": np.arange(2) + len(made)})
+    return made[-1]
+
+  path = tmp_path / "kept.of.it.npz"
+  for _ in range(2):
+    found = tfds_images.kept(path, ["one", "other"], make)
+    np.testing.assert_array_equal(found["one"], [0, 1, 2])
+  assert len(made) == 1 and list(tmp_path.iterdir()) == [path]
+  np.savez(path, one=np.arange(9))
+  found = tfds_images.kept(path, ["one", "other"], make)
+  np.testing.assert_array_equal(found["other"], [1, 2])
+  assert len(made) == 2
+  # Without a place to write it to, it is made each time.
+  tfds_images.kept(tmp_path / "nowhere" / "kept.npz", ["one"], make)
+  assert len(made) == 3 and list(tmp_path.iterdir()) == [path]
+
+
+def test_all_records_come_in_order_whatever_their_number():
+  class Numbers:
+    def __len__(self):
+      return 2500
+
+    def __getitems__(self, some):
+      return [{"label": i} for i in some]
+
+  found = list(tfds_images.enumerate_records(Numbers(), "Counting"))
+  assert found == [(i, {"label": i}) for i in range(2500)]
