@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from configs.base import Config
 from configs.comparison import Comparison

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ccl_jax.data.examples import Examples
 

@@ -4,6 +4,7 @@ The embedded benchmark, drawn from fonts in seconds, with nothing to download. A
 is a character as several faces draw it; half of the classes train, half test.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from PIL import Image, features
 
 from ccl_jax.data import tfds_images, typefaces
@@ -23,6 +25,17 @@ from ccl_jax.data.examples import Decoded, Examples
 DEFAULT_COUNTS = {"classes": 3464, "train": 42336, "test": 21420}
 _COPIES = {"train": 2, "test": 1}  # images of a (character, face) pair
 _SEED = 0  # of the class split
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """TFDS warns of every config that it has no list of; each set of fonts is one."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
@@ -66,11 +79,12 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
       )
     parts = [f"{f.name}#{f.index}={f.digest}" for f in self._faces] + [str(min_faces)]
     checksum = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-    super().__init__(
-      data_dir=data_dir,
-      config=tfds.core.BuilderConfig(name=f"faces_{len(self._faces)}_{checksum}"),
-      file_format="array_record",
-    )
+    with _quiet():
+      super().__init__(
+        data_dir=data_dir,
+        config=tfds.core.BuilderConfig(name=f"faces_{len(self._faces)}_{checksum}"),
+        file_format="array_record",
+      )
     # What TFDS passes to __init__ when a copy is unpickled.
     self._original_state = dict(fonts=fonts, min_faces=min_faces, data_dir=data_dir)
 

@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ccl_jax.data import views
 
