@@ -155,7 +155,8 @@ def repel(
 
   Args:
     embeddings: [B, D], any length, any float type; read through `stop_gradient`.
-    labels: [B]; a negative label marks padding, which repels nothing.
+    labels: [B]; a negative label marks padding, which repels nothing. K is not known
+      here: mark labels >= K too.
     sharpness: tau, 0 or more.
     axis_name: a mapped axis over which the batch is split, as in `update`.
 

@@ -92,6 +92,9 @@ def _move(
   """The bank after a batch whose losses were taken."""
   embeddings = _once_read(embeddings, losses_of_rows)
   if sharpness is not None:
+    # A label without a class made its loss NaN, and would pass it on to all others.
+    num_classes = bank.counts.shape[0] if mesh is None else mesh.num_classes
+    labels = jnp.where(labels < num_classes, labels, -1)
     embeddings = centers.repel(
       embeddings, labels, sharpness=sharpness, axis_name=axis_name
     )

@@ -20,6 +20,7 @@ _COUNTS = (
   "neighbours",
   "centers_per_class",
 )
+_FINITE = ("margin", "center_weight", "regularizer", "alpha", "beta", "base", "gamma")
 DatasetName = Literal[
   "glyphs",
   "folder",
@@ -79,6 +80,7 @@ class Config:
   validation_fraction: float = 0.1  # of the train classes (or images) held out
   imbalance: float = 1.0  # of a long tail of rare train classes; 1: as it is
   label_noise: float = 0.0  # of the train labels that are wrong
+  seen_fraction: float = 0.0  # of each train class's images, set aside to test on
   shorter_side: int | None = None  # that pictures get before the central cut
   view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
   smallest_crop: float = 0.2  # photo: the least part of a picture's area
@@ -168,6 +170,7 @@ class Config:
       "smallest_crop",
       "rho",
       "label_noise",
+      "seen_fraction",
     ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
@@ -183,6 +186,16 @@ class Config:
     ):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
+    for name in _FINITE:
+      if not math.isfinite(getattr(self, name)):
+        raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
+    if self.sharpness is not None and not (
+      self.centers == "bank" and 0 <= self.sharpness < math.inf
+    ):
+      raise ValueError(
+        f"sharpness={self.sharpness} with centers={self.centers}: expected 0 or more,"
+        " of centers=bank"
+      )
     if not 1 <= self.imbalance < math.inf:
       raise ValueError(f"imbalance={self.imbalance}: expected 1 or more")
     if not 0 < self.sample_rate <= 1:

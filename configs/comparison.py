@@ -27,6 +27,11 @@ class Comparison:
   metrics: tuple[str, ...] = ("recall@1", "map@r", "r_precision")  # a table each
   ours: tuple[str, ...] = ()  # methods that are not baselines
 
+  def __post_init__(self):
+    """Raises ValueError for the space of a method that is not compared."""
+    if unknown := self.spaces.keys() - self.methods:
+      raise ValueError(f"spaces of {sorted(unknown)}: expected some of the methods")
+
   def trial_config(self, method: str, number: int) -> Config:
     """Trial 0 has the method's own settings; the others are drawn from its space.
 
@@ -38,7 +43,7 @@ class Comparison:
       rng = np.random.default_rng((zlib.crc32(method.encode()), number))
       for field, values in self.spaces[method].items():
         drawn[field] = values[rng.integers(len(values))]
-    return dataclasses.replace(self.methods[method], **drawn, **self.trial)
+    return dataclasses.replace(self.methods[method], **{**drawn, **self.trial})
 
   def run_config(self, method: str, column: str, tuned: Fields, seed: int) -> Config:
     """What a cell of the table trains; `tuned` is what the search has found."""
@@ -47,8 +52,8 @@ class Comparison:
 
   def varied(self) -> str | None:
     """The one field in which the columns differ, if each column names it."""
-    fields = set.union(*(set(column) for column in self.columns.values()))
-    differing = {
-      f for f in fields if len({column.get(f) for column in self.columns.values()}) > 1
-    }
-    return differing.pop() if len(differing) == 1 else None
+    columns = [*self.columns.values()]
+    fields = set().union(*columns)
+    differing = {f for f in fields if len({column.get(f) for column in columns}) > 1}
+    (field,) = differing if len(differing) == 1 else (None,)
+    return field if all(field in column for column in columns) else None

@@ -12,6 +12,7 @@ from configs.comparison import Comparison
 from experiments import compare, figures, tables
 
 METRICS = ("recall@1", "map@r")
+ROW = "validation classes"
 
 
 class Ablation:
@@ -24,24 +25,27 @@ class Ablation:
     """Trains a run for each value, without leaving a file.
 
     Raises:
-      ValueError: a field that no config has, or a value that no run can use.
+      ValueError: a field that no config has, fewer than two values, or one that no run
+        can use.
     """
+    if len(set(values)) < 2:
+      raise ValueError(f"values are {values}: give two or more that differ")
     if field not in {known.name for known in dataclasses.fields(Config)}:
       raise ValueError(f"{field!r} is no field of a config: see configs/base.py")
     self._comparison = Comparison(
-      methods={config.loss: config},
+      methods={ROW: config},
       columns={f"{field} {value}": {field: value} for value in values},
       metrics=METRICS,
-      ours=(config.loss,),
+      ours=(ROW,),
     )
-    self._order = tables.Order([config.loss], [*self._comparison.columns])
+    self._order = tables.Order([ROW], [*self._comparison.columns])
     runs = {
-      column: self._comparison.run_config(config.loss, column, {}, config.seed)
-      for column in self._order.columns
+      column: dataclasses.replace(config, **fields)
+      for column, fields in self._comparison.columns.items()
     }
     self.results = [
       {
-        "row": config.loss,
+        "row": ROW,
         "column": column,
         "seed": config.seed,
         **compare.run(run, trial=True),

@@ -1,7 +1,8 @@
 """From a config to the parts of a run; to its loss, in `objective.py`."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,6 +206,22 @@ def make_run(config: Config, data: Data) -> Run:
     ),
     embed=make_embed(config, place),
   )
+
+
+def steps(
+  run: Run, config: Config, data: Data
+) -> Iterator[tuple[int, step.Batch, step.TrainState, dict[str, jax.Array]]]:
+  """A run from its start, without a log or checkpoints: what is left by each step.
+
+  Yields:
+    (number of the step, its batch, state as placed, metrics as placed).
+  """
+  state = run.placement.put_state(run.init_state())
+  compiled = run.placement.compile_step(run.train_step)
+  batches = itertools.islice(train_batches(config, data.train), config.steps)
+  for number, batch in enumerate(batches, start=1):
+    state, metrics = compiled(state, run.placement.put_batch(batch))
+    yield number, batch, state, metrics
 
 
 def restore(rundir: Path) -> step.TrainState:

@@ -10,7 +10,6 @@ validation classes.
 """
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,60 +35,60 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", type=Path, help="where to write JSON")
   args = parser.parse_args(argv)
+  if args.out:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
   columns = ("step", "recall@1", "mean center", "|cos|", "fresh", "old", "seen ago")
   print(f"{'rule':26}" + "".join(f"{name:>12}" for name in columns))
   rows = []
   for rule, fields in RULES.items():
     for row in study(fields, args.at, args.seed):
-      shown = "".join(f"{row[name]:>12.3f}" for name in columns[1:])
+      shown = "".join(
+        f"{'' if row[name] is None else format(row[name], '.3f'):>12}"
+        for name in columns[1:]
+      )
       print(f"{rule:26}{row['step']:>12}{shown}", flush=True)
       rows.append({"rule": rule, **row})
   if args.out:
     args.out.write_text(json.dumps({"seed": args.seed, "rows": rows}, indent=1) + "\n")
 
 
-def study(fields: dict, steps: Sequence[int], seed: int) -> list[dict[str, float]]:
+def study(
+  fields: dict, steps: Sequence[int], seed: int
+) -> list[dict[str, float | None]]:
   """What the centers are like after some steps of one run."""
   from experiments import assemble, datasets, testing
 
   config = dataclasses.replace(
     glyphs_comparison.BASE, seed=seed, steps=max(steps), **fields
   )
-  data = datasets.load_data(config)
-  run = assemble.make_run(config, data)
-  state = run.placement.put_state(run.init_state())
-  step = run.placement.compile_step(run.train_step)
-  last_seen = np.full(data.train.num_classes, -1)
-  rows = []
-  batches = assemble.train_batches(config, data.train)
-  for number, batch in enumerate(itertools.islice(batches, config.steps), start=1):
+  with command_line.exit_on_bad_input():
+    data = datasets.load_data(config)
+    run = assemble.make_run(config, data)
+  num_classes = data.train.num_classes
+  last_seen, rows = np.zeros(num_classes, int), []
+  for number, batch, state, _ in assemble.steps(run, config, data):
     last_seen[batch["label"]] = number
-    state, _ = step(state, run.placement.put_batch(batch))
-    if number in steps:
-      copy = run.placement.one_copy(state)
-      found = testing.score(config, testing.Embedded(*run.embed(copy, data.validation)))
-      centers = testing.class_centers(copy, np.arange(data.train.num_classes))
-      embeddings, labels = run.embed(copy, data.train)
-      rows.append(
-        {
-          "step": number,
-          "recall@1": found["recall@1"],
-          **describe(centers, embeddings, labels, number - last_seen),
-        }
-      )
+    if number not in steps:
+      continue
+    copy = run.placement.one_copy(state)
+    found = testing.score(config, testing.Embedded(*run.embed(copy, data.validation)))
+    centers = testing.class_centers(copy, np.arange(num_classes))
+    ages = np.where(last_seen > 0, number - last_seen, -1)
+    now = describe(centers, *run.embed(copy, data.train), ages)
+    rows.append({"step": number, "recall@1": found["recall@1"], **now})
   return rows
 
 
 def describe(
   centers: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, ages: np.ndarray
-) -> dict[str, float]:
+) -> dict[str, float | None]:
   """Spread of the centers, and their agreement with the classes of today.
 
   Args:
     centers: [K, D] of unit length.
     embeddings: [N, D] of the train images, by the network of now.
     labels: [N].
-    ages: [K], steps since each class was last in a batch.
+    ages: [K], steps since each class was last in a batch; -1: never.
   """
   unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
   means = np.zeros_like(centers)
@@ -100,10 +99,14 @@ def describe(
   return {
     "mean center": float(np.linalg.norm(centers.mean(axis=0))),
     "|cos|": float(cosines[~np.eye(len(centers), dtype=bool)].mean()),
-    "fresh": float(agreement[ages <= FRESH].mean()),
-    "old": float(agreement[ages >= OLD].mean()),
-    "seen ago": float(ages.mean()),
+    "fresh": _mean(agreement[(ages >= 0) & (ages <= FRESH)]),
+    "old": _mean(agreement[ages >= OLD]),
+    "seen ago": _mean(ages[ages >= 0]),
   }
+
+
+def _mean(values: np.ndarray) -> float | None:
+  return float(values.mean()) if values.size else None
 
 
 if __name__ == "__main__":

@@ -71,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _load(path: str, study: str | None) -> Comparison:
   module = command_line.load_module(path)
+  if not hasattr(module, "get_comparison"):
+    raise InputError(
+      f"--config={path} defines no get_comparison, as configs/glyphs_comparison.py does"
+    )
   if study is None:
     return module.get_comparison()
   studies = module.get_studies() if hasattr(module, "get_studies") else {}
@@ -82,6 +86,7 @@ def _load(path: str, study: str | None) -> Comparison:
 
 def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) -> None:
   """Does every missing run that no other process is at, until none is missing."""
+  _build_data(comparison, folder)
   while True:
     with exit_on_bad_input():
       jobs, more = find_missing(comparison, folder, search, seeds)
@@ -94,6 +99,23 @@ def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) ->
           break  # Its result may allow runs that come before the others.
     else:
       time.sleep(2)  # The rest is being done by others, or waits for what they do.
+
+
+def _build_data(comparison: Comparison, folder: Path) -> None:
+  """Builds datasets that are not on disk yet, in one process while the others wait."""
+  from experiments import datasets  # slow to import, and not needed for a table
+
+  configs = {}
+  for method, column in itertools.product(comparison.methods, comparison.columns):
+    config = comparison.run_config(method, column, {}, 0)
+    configs.setdefault((config.dataset, config.rho), config)
+  folder.mkdir(parents=True, exist_ok=True)
+  lock = folder / "data.lock"
+  with lock.open("w") as file, exit_on_bad_input():
+    fcntl.flock(file, fcntl.LOCK_EX)
+    for config in configs.values():
+      datasets.load_data(config)
+  lock.unlink(missing_ok=True)
 
 
 def find_missing(
@@ -155,13 +177,14 @@ def claim(path: Path) -> Iterator[bool]:
       yield False
       return
     yield True
+    # Whoever waits for the file that is unlinked here finds a result, or a free lock.
     lock.unlink(missing_ok=True)
 
 
 def store(path: Path, result: Result) -> None:
   """Writes a result whole or not at all."""
   unfinished = path.with_suffix(".tmp")
-  unfinished.write_text(json.dumps(result) + "\n")
+  unfinished.write_text(json.dumps(result, allow_nan=False) + "\n")
   unfinished.replace(path)
   print(f"{path}: {result['seconds']} s", flush=True)
 
@@ -170,7 +193,11 @@ def run(config: Config, *, trial: bool) -> dict[str, Any]:
   """One run from start to its metrics, without checkpoints or a report.
 
   A trial is scored on the validation classes, another run on the test classes, and on
-  the validation classes every `eval_every` steps.
+  the validation classes every `eval_every` steps. That a loss diverges is a result too:
+  the run ends there, with all metrics 0.
+
+  Raises:
+    ValueError: a trial without validation classes.
   """
   # Slow to import, and not needed for a table.
   from experiments import assemble, datasets, testing
@@ -179,38 +206,40 @@ def run(config: Config, *, trial: bool) -> dict[str, Any]:
   start = time.perf_counter()
   data = datasets.load_data(config)
   parts = assemble.make_run(config, data)
-  batches = assemble.train_batches(config, data.train)
-  state = parts.placement.put_state(parts.init_state())
-  step = parts.placement.compile_step(parts.train_step)
+  if trial and not data.validation:
+    raise ValueError(
+      f"validation_fraction={config.validation_fraction}: a trial is scored on"
+      " validation classes; give more than 0"
+    )
 
-  def validate() -> dict[str, float]:
+  def validate(state) -> dict[str, float]:
     embedded = parts.embed(parts.placement.one_copy(state), data.validation)
     return testing.score(config, testing.Embedded(*embedded))
 
-  def loss() -> float:
-    return float(parts.placement.one_copy(metrics)["loss"])
-
-  curve, metrics = [], {}
-  for number, batch in enumerate(itertools.islice(batches, config.steps), start=1):
-    state, metrics = step(state, parts.placement.put_batch(batch))
-    if trial or number % config.eval_every and number < config.steps:
+  curve, loss, state, diverged_at = [], math.nan, None, None
+  for number, _, state, metrics in assemble.steps(parts, config, data):
+    evaluated = not trial and data.validation and number % config.eval_every == 0
+    if not evaluated and number < config.steps:
       continue
-    if not math.isfinite(loss()):
-      raise ValueError(
-        f"the loss of step {number} is {loss()}: lower the learning rate"
-      )
-    if data.validation and number % config.eval_every == 0:
-      curve.append({"step": number, **_rounded(validate())})
-  if not trial:
-    state = parts.placement.one_copy(state)
-    found = testing.test(config, parts.embed, state, data).metrics
-  elif math.isfinite(loss()):
-    found = validate()
+    loss = float(parts.placement.one_copy(metrics)["loss"])
+    if not math.isfinite(loss):
+      diverged_at = number
+      break
+    if evaluated:
+      curve.append({"step": number, **_rounded(validate(state))})
+  if diverged_at is not None:
+    recalls = (f"recall@{k}" for k in config.recall_at)
+    found = dict.fromkeys(["loss", *recalls, "map@r", "r_precision"], 0.0)
+  elif trial:
+    found = {"loss": loss, **validate(state)}
   else:
-    found = {CHOSEN_BY: 0.0}  # that a method diverges is a finding of its search
+    state = parts.placement.one_copy(state)
+    tested = testing.test(config, parts.embed, state, data)
+    found = {"loss": loss, **tested.metrics}
   return {
-    "metrics": _rounded({"loss": loss(), **found}),
+    "metrics": _rounded(found),
     **({"curve": curve} if curve else {}),
+    **({"diverged_at": diverged_at} if diverged_at else {}),
     "steps": config.steps,
     "seconds": round(time.perf_counter() - start, 1),
     "versions": versions(),
@@ -226,11 +255,12 @@ def show(
   order = tables.Order([*comparison.methods], [*comparison.columns])
   for metric in [args.metric] if args.metric else comparison.metrics:
     print(tables.means(results, metric, order, args.minus), end="\n\n")
-  if comparison.ours and not args.metric:
-    print(tables.speed(results, CHOSEN_BY, order, comparison.ours), end="\n\n")
-  if comparison.spaces and not args.metric:
-    tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
-    print(tables.settings(tuned))
+  if not args.metric:
+    if speed := tables.speed(results, CHOSEN_BY, order, comparison.ours):
+      print(speed, end="\n\n")
+    if comparison.spaces:
+      tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
+      print(tables.settings(tuned))
   if args.figures:
     from experiments import figures  # matplotlib is slow to import
 

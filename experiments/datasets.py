@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ccl_jax.data import (
   biased_glyphs,
   biased_mnist,
@@ -41,7 +43,8 @@ class Data(NamedTuple):
   validation: Examples | None  # classes, or images, held out of the train ones
   test: Examples  # that no choice was made on; where a gallery is, the queries
   gallery: Examples | None = None  # what they are searched in; None: among each other
-  seen: Examples | None = None  # images of a long-tailed train's classes, set aside
+  seen: Examples | None = None  # images of the train classes, set aside
+  frequencies: np.ndarray | None = None  # [K], train images of each seen class
 
 
 def load_data(config: Config) -> Data:
@@ -64,12 +67,14 @@ def load_data(config: Config) -> Data:
   # Test images have no second picture of the same drawing that is easy to find.
   validation = validation and validation.one_of_each_group()
   seen = None
-  if config.imbalance > 1:
-    train, seen = hold_out_of_classes(train, 1 / 3, seed=config.seed)
+  if config.seen_fraction:
+    train, seen = hold_out_of_classes(train, config.seen_fraction, seed=config.seed)
     seen = seen.one_of_each_group()
-    train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
+  train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
+  frequencies = np.bincount(train.labels, minlength=train.num_classes)
   train = corrupt.with_label_noise(train, config.label_noise, seed=config.seed)
-  data = Data(train, validation, test, *gallery)._replace(seen=seen)
+  data = Data(train, validation, test, *gallery)
+  data = data._replace(seen=seen, frequencies=frequencies)
   _check_depths(config, data)
   return data
 

@@ -38,8 +38,9 @@ def draw(
     figures[f"{name}.png"] = over_values(results, order, comparison, title)
   elif longest:
     figures[f"{name}_steps.png"] = _over_steps(longest, order, comparison)
-  if all(_group(g) in r["metrics"] for g in GROUPS for r in results):
-    figures[f"{name}_groups.png"] = _by_group(results, order, comparison)
+  told = [r for r in results if all(_group(g) in r["metrics"] for g in GROUPS)]
+  if told:
+    figures[f"{name}_groups.png"] = _by_group(told, order, comparison)
   folder.mkdir(parents=True, exist_ok=True)
   for file, figure in figures.items():
     figure.savefig(folder / file, dpi=130)
@@ -101,7 +102,7 @@ def over_values(
 def _by_group(results, order: tables.Order, comparison: Comparison) -> Figure:
   """Recall@1 on held-out images of rare, medium and frequent train classes."""
   figure, axes = _axes("Recall@1 of held-out images of the train classes")
-  columns = order.columns
+  columns = [c for c in order.columns if any(r["column"] == c for r in results)]
   rows = [row for row in order.rows if any(r["row"] == row for r in results)]
   places, labels = [], []
   width = 0.8 / len(rows)

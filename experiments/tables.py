@@ -39,7 +39,7 @@ def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], ByS
   for result in results:
     if metric not in result["metrics"]:
       known = ", ".join(result["metrics"])
-      raise InputError(f"--metric={metric}: the results hold {known}")
+      raise InputError(f"metric {metric}: the results hold {known}")
     seeds = cells.setdefault((result["row"], result["column"]), {})
     seeds[result["seed"]] = result["metrics"][metric]
   return cells
@@ -57,6 +57,7 @@ def means(
     minus: a row that is taken from the others, seed by seed.
   """
   cells = by_cell(results, metric)
+  seeds = max(map(len, cells.values()))
   rows = [row for row in order.rows if any(row == cell[0] for cell in cells)]
   columns = [c for c in order.columns if any(c == cell[1] for cell in cells)]
   if minus is not None and minus not in rows:
@@ -67,7 +68,8 @@ def means(
     if minus is not None:
       base = cells.get((minus, column), {})
       values = {seed: values[seed] - base[seed] for seed in values.keys() & base}
-    return interval([*values.values()])
+    fewer = f" ({len(values)} of {seeds})" if 0 < len(values) < seeds else ""
+    return interval([*values.values()]) + fewer
 
   title = metric if minus is None else f"{metric}, minus {minus}"
   body = [[r, *(shown(r, c) for c in columns)] for r in rows if r != minus]
@@ -80,7 +82,7 @@ def speed(
   """Steps until a method's curve reaches parts of the best baseline's final value.
 
   On the validation classes, of the runs of the last column; a straight line joins the
-  points of a curve.
+  points of a curve. Empty where no baseline, a method that is not ours, has a curve.
   """
   curves: dict[str, list[list[tuple[int, float]]]] = {}
   for result in results:
@@ -91,7 +93,10 @@ def speed(
     row: statistics.mean(points[-1][1] for points in found)
     for row, found in curves.items()
   }
-  best = max((row for row in final if row not in ours), key=lambda row: final[row])
+  baselines = [row for row in final if row not in ours]
+  if not ours or not baselines:
+    return ""
+  best = max(baselines, key=lambda row: final[row])
   goals = PART * final[best], final[best]
   body = []
   for row in (row for row in order.rows if row in curves):
@@ -113,6 +118,8 @@ def speed(
 
 def first_step(points: Sequence[tuple[int, float]], goal: float) -> float | None:
   """Where a curve, from 0 at step 0, first reaches a value; None if it never does."""
+  if goal <= 0:
+    return 0
   before = (0, 0.0)
   for point in points:
     if point[1] >= goal:

@@ -61,10 +61,8 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
     probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
     metrics |= probed
   if data.seen is not None:
-    found = embed(state, data.seen)
-    metrics |= score_by_frequency(
-      *found, np.bincount(data.train.labels, minlength=data.train.num_classes)
-    )
+    assert data.frequencies is not None
+    metrics |= score_by_frequency(*embed(state, data.seen), data.frequencies)
   return Tested(metrics, embedded, cells)
 
 
@@ -80,11 +78,11 @@ def score_by_frequency(
   """
   _, nearest = retrieval.search(embeddings, k=1)
   hits = labels[nearest[:, 0]] == labels
-  found_at_all = np.bincount(labels)[labels] > 1
+  has_match = np.bincount(labels)[labels] > 1
   thirds = np.array_split(np.argsort(frequencies, kind="stable"), 3)
   metrics = {}
   for name, classes in zip(("rare", "medium", "frequent"), thirds, strict=True):
-    rows = np.isin(labels, classes) & found_at_all
+    rows = np.isin(labels, classes) & has_match
     if rows.any():
       metrics[f"seen {name} recall@1"] = float(hits[rows].mean())
   return metrics
@@ -145,11 +143,18 @@ def _centers_of(state: step.TrainState) -> jax.Array | None:
 
 
 def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
-  """The centers [n, D] of n classes, trained or from the bank, at unit length."""
+  """The centers [n, D] of n classes, trained or from the bank, at unit length.
+
+  Of several centers of a class, the direction of their mean.
+  """
   vectors = _centers_of(state)
   assert vectors is not None
   # Of a sharded bank only these rows are copied, to each device.
   mesh = getattr(vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
-  pick = jax.jit(lambda rows: centers.unit(rows[classes]), out_shardings=everywhere)
-  return np.asarray(pick(vectors))
+
+  def pick(vectors):
+    own = centers.unit(vectors[classes])
+    return own if own.ndim == 2 else centers.unit(own.mean(axis=1))
+
+  return np.asarray(jax.jit(pick, out_shardings=everywhere)(vectors))

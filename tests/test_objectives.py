@@ -67,11 +67,16 @@ def test_no_gradient_reaches_the_bank(batch, bank, embeddings):
   np.testing.assert_array_equal(jax.grad(of_centers)(bank.centers), 0)
 
 
-def test_a_label_without_a_class_makes_the_loss_nan(batch, bank, embeddings):
+@pytest.mark.parametrize("sharpness", [None, 8.0])
+def test_a_label_without_a_class_makes_the_loss_nan(batch, bank, embeddings, sharpness):
   labels = batch[1].at[0].set(NUM_CLASSES)
-  loss, new_bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank)
+  loss, new_bank = ccl_jax.center_contrastive_loss(
+    embeddings, labels, bank, sharpness=sharpness
+  )
   assert jnp.isnan(loss)
   assert jnp.isfinite(new_bank.centers).all()
+  moved = jnp.abs(new_bank.centers - bank.centers).max(axis=1) > 1e-3
+  assert set(np.flatnonzero(moved)) == set(np.asarray(labels[1:]).tolist())
   with pytest.raises(ValueError, match=r"label 13 at position 0 .* num_classes is 13"):
     ccl_jax.check_labels(labels, NUM_CLASSES)
   ccl_jax.check_labels(np.array([-1, 0, NUM_CLASSES - 1]), NUM_CLASSES)

@@ -6,8 +6,12 @@ import numpy as np
 
 from ccl_jax.data.examples import Examples
 
-# One seed gives each of these draws a stream of its own.
-_TAIL, _NOISE = 1, 2
+_TAIL, _NOISE = 0, 1  # the draws of this module
+
+
+def _stream(seed: int, draw: int) -> np.random.Generator:
+  """A spawned stream: seeds `(seed, epoch)` are those of the order of training."""
+  return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(draw,)))
 
 
 def long_tailed(
@@ -36,7 +40,7 @@ def long_tailed(
   """
   if not ratio >= 1:
     raise ValueError(f"ratio is {ratio}: give 1, which keeps all images, or more")
-  rng = np.random.default_rng((seed, _TAIL))
+  rng = _stream(seed, _TAIL)
   total = examples.num_classes
   ranks = rng.permutation(total)
   kept = []
@@ -64,7 +68,7 @@ def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examp
     raise ValueError(
       f"examples of {examples.num_classes} class have no wrong label: give fraction 0"
     )
-  rng = np.random.default_rng((seed, _NOISE))
+  rng = _stream(seed, _NOISE)
   total = len(examples)
   wrong = rng.permutation(total)[: round(fraction * total)]
   labels = examples.labels.copy()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ccl_jax.data import corrupt
+from ccl_jax.data import corrupt, pipeline
 from tests.data.test_examples import of_labels
 
 SIZES = [40, 7, 100, 3, 1, 60, 20, 2, 55, 31]
@@ -73,8 +73,14 @@ def test_noise_gives_a_fraction_the_label_of_any_other_class(fraction):
   counts, draws = np.bincount(shift, minlength=10)[1:], changed.sum()
   assert np.abs(counts - draws / 9).max() < 5 * math.sqrt(draws * 8 / 81)
   # Whatever the class and the place.
-  part = changed.reshape(len(LABELS), 50).mean()
-  assert abs(part - fraction) < 0.01
+  for label in range(10):
+    own = changed[examples.labels == label]
+    slack = 5 * math.sqrt(len(own) * fraction * (1 - fraction)) + 1e-9
+    assert abs(own.sum() - fraction * len(own)) <= slack
+  # And not those that some epoch of training begins with.
+  for epoch in range(4):
+    first = pipeline._permutation(3, epoch, total)[: changed.sum()]
+    assert fraction == 1 or changed[first].mean() < fraction + 0.2
   other = corrupt.with_label_noise(examples, fraction, seed=5)
   assert (other.labels != noisy.labels).any()
   again = corrupt.with_label_noise(examples, fraction, seed=3)

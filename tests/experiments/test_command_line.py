@@ -43,6 +43,8 @@ def refusal(main, argv, capsys):
     ("widths", "8", "widths=(8,), projection=(): expected two widths"),
     ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
     ("images_per_class", "3", "batch_size is 8 with images_per_class 3: give images"),
+    ("sharpness", "8", "sharpness=8.0 with centers=trained: expected 0 or more"),
+    ("margin", "nan", "margin=nan: expected a finite number"),
     ("memory_size", "64", "memory_size=64 with loss=center_contrastive: only"),
   ],
 )

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,7 @@ def done(monkeypatch):
     }
 
   monkeypatch.setattr(compare, "run", run)
+  monkeypatch.setattr(compare, "_build_data", lambda *_: None)
   return done
 
 
@@ -169,8 +172,9 @@ def test_a_result_is_stored_whole_or_not_at_all(tmp_path, monkeypatch):
   assert not (tmp_path / "run.json").exists()
 
 
-def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(pictures):
-  config = Config(
+@pytest.fixture
+def tiny(pictures):
+  return Config(
     dataset="folder",
     images=str(pictures),
     batch_size=8,
@@ -179,18 +183,33 @@ def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(pictures):
     validation_fraction=0.25,
     recall_at=(1,),
   )
-  result = json.loads(json.dumps(compare.run(config, trial=False)))
+
+
+def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(tiny):
+  result = json.loads(json.dumps(compare.run(tiny, trial=False)))
   assert [point["step"] for point in result["curve"]] == [2, 4]
   assert {"loss", "recall@1", "map@r"} <= result["metrics"].keys()
-  trial = compare.run(config, trial=True)
+  trial = compare.run(tiny, trial=True)
   assert "curve" not in trial
   # Two validation classes of four pictures; eight test classes.
   assert trial["metrics"]["recall@1"] * 8 == round(trial["metrics"]["recall@1"] * 8)
   assert trial["metrics"]["recall@1"] == result["curve"][-1]["recall@1"]
-  diverging = dataclasses.replace(config, learning_rate=1e30)
-  assert compare.run(diverging, trial=True)["metrics"]["recall@1"] == 0
-  with pytest.raises(ValueError, match="lower the learning rate"):
-    compare.run(diverging, trial=False)
+
+
+@pytest.mark.parametrize("trial", [True, False])
+def test_that_a_run_diverges_is_its_result(tiny, trial):
+  diverging = dataclasses.replace(tiny, learning_rate=1e30, steps=6)
+  result = compare.run(diverging, trial=trial)
+  json.dumps(result, allow_nan=False)
+  assert 0 < result["diverged_at"] <= 6
+  assert set(result["metrics"].values()) == {0.0}
+  assert {"recall@1", "map@r", "r_precision"} <= result["metrics"].keys()
+
+
+def test_a_trial_needs_validation_classes(tiny):
+  whole = dataclasses.replace(tiny, validation_fraction=0.0)
+  with pytest.raises(ValueError, match="validation_fraction=0.0: a trial is scored on"):
+    compare.run(whole, trial=True)
 
 
 def results():
@@ -225,8 +244,11 @@ def test_the_table_holds_means_and_intervals():
   assert minus[2:] == ["| CCL | 0.300 ± 0.000 |"]
   with pytest.raises(InputError, match="--minus=SupCon: the rows are softmax, CCL"):
     tables.means(results(), "recall@1", ORDER, "SupCon")
-  with pytest.raises(InputError, match="--metric=map: the results hold recall@1"):
+  with pytest.raises(InputError, match="metric map: the results hold recall@1"):
     tables.means(results(), "map", ORDER)
+  one_less = [r for r in results() if (r["row"], r["seed"]) != ("CCL", 1)]
+  shown = tables.means(one_less, "recall@1", ORDER).splitlines()
+  assert shown[3] == "| CCL | 0.700 (1 of 2) |"
 
 
 def test_the_interval_is_students():
@@ -242,6 +264,7 @@ def test_speed_is_read_off_the_curves():
   assert shown[2] == "| softmax | 0.600 | 18 ± 0 | 20 ± 0 |"
   # CCL is at .5 after 10 steps and gains .03 a step.
   assert shown[3] == "| CCL | 0.800 | 11 ± 0 | 13 ± 0 |"
+  assert tables.speed(results(), "recall@1", ORDER, ["CCL", "softmax"]) == ""
   assert tables.first_step([(10, 0.2)], 0.5) is None
   assert tables.first_step([(10, 0.2)], 0.1) == 5
 
@@ -253,6 +276,81 @@ def test_the_stored_runs_are_those_that_the_config_asks_for(name):
   comparison = module.get_comparison()
   jobs, more = compare.find_missing(comparison, stored, stored / "search", 5)
   assert not jobs and not more
+
+
+def test_a_dead_process_claims_nothing(tmp_path):
+  path = tmp_path / "run.json"
+  code = (
+    "import os, pathlib, sys; from experiments import compare;"
+    "compare.claim(pathlib.Path(sys.argv[1])).__enter__(); os._exit(1)"
+  )
+  subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
+  assert path.with_suffix(".lock").exists()
+  with compare.claim(path) as mine:
+    assert mine
+
+
+def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
+  comparison = dataclasses.replace(
+    COMPARISON, columns={f"scale {s}": {"scale": s} for s in (4.0, 8.0, 64.0)}
+  )
+  ours = dataclasses.replace(comparison, methods={"CCL": Config()})
+  grouped = {f"seen {g} recall@1": 0.3 for g in ("rare", "medium", "frequent")}
+  for name, study, more in (
+    ("all", comparison, grouped),
+    ("ours", ours, {}),
+    ("budgets", COMPARISON, {}),
+  ):
+    for job in (
+      missing_of := compare.find_missing(study, tmp_path / name, tmp_path, 2)
+    )[0]:
+      if job.trial:
+        store(job, {"recall@1": 0.5})
+    assert missing_of[1]
+    for job in compare.find_missing(study, tmp_path / name, tmp_path, 2)[0]:
+      curve = [{"step": s, "recall@1": s / 20} for s in (5, job.config.steps)]
+      store(job, {"recall@1": job.config.scale / 100, **more}, curve)
+    for path in tmp_path.glob("*.json"):
+      path.unlink()  # the trials, of this study
+    monkeypatch.setattr(compare, "_load", lambda *_, study=study: study)
+    compare.main(
+      [
+        "--config=x",
+        f"--results={tmp_path}",
+        f"--study={name}",
+        "--table-only",
+        f"--figures={tmp_path / 'figures'}",
+      ]
+    )
+  shown = capsys.readouterr().out
+  assert "| recall@1 | scale 4.0 | scale 8.0 | scale 64.0 |" in shown
+  assert shown.count("steps to 90% of softmax") == 2
+  drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
+  assert drawn == ["all.png", "all_groups.png", "budgets_steps.png", "ours.png"]
+
+
+@pytest.mark.parametrize(
+  ("columns", "field"),
+  [
+    ({"a": {"scale": 1.0, "steps": 9}, "b": {"scale": 2.0, "steps": 9}}, "scale"),
+    ({"a": {"scale": 1.0, "steps": 8}, "b": {"scale": 2.0, "steps": 9}}, None),
+    ({"a": {}, "b": {"scale": 2.0}}, None),
+    ({"a": {"scale": 2.0}}, None),
+  ],
+)
+def test_the_field_that_columns_vary_is_in_each_of_them(columns, field):
+  assert dataclasses.replace(COMPARISON, columns=columns).varied() == field
+
+
+def test_a_space_without_its_method_is_refused():
+  with pytest.raises(ValueError, match=r"spaces of \['CCL'\]: expected some of the"):
+    dataclasses.replace(COMPARISON, methods={"softmax": Config()})
+
+
+def test_a_config_without_a_comparison_is_refused(capsys):
+  with pytest.raises(SystemExit):
+    compare.main(["--config=configs/glyphs.py", "--results=x", "--table-only"])
+  assert "configs/glyphs.py defines no get_comparison" in capsys.readouterr().err
 
 
 def test_a_study_that_is_not_there_is_refused(capsys):

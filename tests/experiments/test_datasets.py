@@ -10,6 +10,7 @@ from configs.base import Config
 from experiments import datasets, testing
 
 CLASSES, DRAWINGS = 20, 9
+TAIL = {"imbalance": 2.0, "seen_fraction": 1 / 3}
 
 
 def of_drawings(copies, prefix):
@@ -58,7 +59,7 @@ def test_validation_has_one_copy_of_a_drawing_as_the_test_has(load):
 
 
 def test_a_long_tail_sets_seen_images_aside_and_spares_validation_and_test(load):
-  before, data = load(), load(imbalance=8.0)
+  before, data = load(), load(imbalance=8.0, seen_fraction=1 / 3)
   for split in ("validation", "test"):
     assert drawn(getattr(data, split)) == drawn(getattr(before, split))
   seen, train = drawn(data.seen), drawn(data.train)
@@ -74,8 +75,13 @@ def test_a_long_tail_sets_seen_images_aside_and_spares_validation_and_test(load)
     assert [examples.class_names[label] for label in examples.labels] == names
 
 
+def test_seen_images_are_set_aside_without_a_long_tail_too(load):
+  data = load(seen_fraction=1 / 3)
+  assert len(data.seen) == 16 * 3 and len(data.train) == 16 * 12
+
+
 def test_label_noise_reaches_the_train_labels_alone(load):
-  before, data = load(imbalance=2.0), load(imbalance=2.0, label_noise=0.25)
+  before, data = load(**TAIL), load(**TAIL, label_noise=0.25)
   for split in ("train", "validation", "test", "seen"):
     clean, noisy = getattr(before, split), getattr(data, split)
     np.testing.assert_array_equal(noisy.indices, clean.indices)
@@ -97,7 +103,7 @@ def test_what_no_run_can_use_is_refused(fields, says):
 
 def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
   """Each is searched among all of them; thirds of the classes by their train images."""
-  data = load(imbalance=8.0)
+  data = load(imbalance=8.0, seen_fraction=1 / 3, label_noise=0.5)
   rng = np.random.default_rng(1)
 
   def embed(state, examples):
@@ -109,7 +115,9 @@ def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
   metrics = testing.test(Config(recall_at=(1,)), embed, None, data).metrics
   rows, labels = made[len(data.seen)], data.seen.labels.tolist()
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-  counts = [int((data.train.labels == k).sum()) for k in range(16)]
+  # A class is as frequent as it was before its labels were spoilt.
+  clean = load(imbalance=8.0, seen_fraction=1 / 3).train.labels
+  counts = [int((clean == k).sum()) for k in range(16)]
   ranked = sorted(range(16), key=lambda k: (counts[k], k))
   for name, classes in {
     "rare": ranked[:6],

@@ -17,6 +17,7 @@ def test_a_notebook_runs_and_shows_its_figures(path, tmp_path):
     [sys.executable, "-m", "jupyter", "execute", path, f"--output={done}"],
     capture_output=True,
     text=True,
+    timeout=600,
   )
   assert run.returncode == 0, run.stderr
   before, after = (json.loads(p.read_text()) for p in (path, done))
