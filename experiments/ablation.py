@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments import compare, figures, tables
+from experiments import charts, compare, tables
 
 METRICS = ("recall@1", "map@r")
 ROW = "validation classes"
@@ -59,6 +59,6 @@ class Ablation:
 
   def figure(self) -> Figure:
     """Recall@1 against the values."""
-    return figures.over_values(
+    return charts.over_values(
       self.results, self._order, self._comparison, "Recall@1 of validation classes"
     )

@@ -262,10 +262,10 @@ def show(
       tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
       print(tables.settings(tuned))
   if args.figures:
-    from experiments import figures  # matplotlib is slow to import
+    from experiments import charts  # matplotlib is slow to import
 
     name = folder.name
-    for path in figures.draw(results, order, comparison, args.figures, name):
+    for path in charts.draw(results, order, comparison, args.figures, name):
       print(f"wrote {path}")
 
 
