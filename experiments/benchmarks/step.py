@@ -6,8 +6,8 @@ Both train the network of configs/glyphs.py with Center Contrastive Loss, traine
 centers and AdamW on the same batches, already drawn; PyTorch starts from the weights of
 JAX, and the first losses are compared before anything is timed. Each runs in a process
 of its own and they take turns, so that a busy machine slows both alike; the ratio is
-that of the median turns. A last row
-is the whole training step of ccl_jax, with the reading and warping of its images.
+that of the median turns. Another row is the whole training step of ccl_jax, with the
+reading and warping of its images.
 """
 
 import argparse
