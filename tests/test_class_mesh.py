@@ -148,9 +148,10 @@ def parts(objective_name, mesh, num_classes=NUM_CLASSES):
   else:
     loss = partial(objectives.center_contrastive, mesh=mesh)
   loss = partial(loss, scale=16.0, margin=0.1, center_weight=1.0)
-  if objective_name == "bank":
+  if objective_name != "trained":
+    sharpness = 4.0 if objective_name == "repelling bank" else None
     objective = objectives.with_bank(
-      loss, num_classes, DIM, momentum=0.5, sharpness=4.0, mesh=mesh
+      loss, num_classes, DIM, momentum=0.5, sharpness=sharpness, mesh=mesh
     )
   else:
     objective = objectives.with_trained_centers(loss, num_classes, DIM, mesh=mesh)
@@ -188,11 +189,11 @@ def on_one_device(batches):
       trace.append((metrics["loss"], metrics["grad_norm"]))
     return state, np.array(trace)
 
-  return {name: run(name) for name in ("bank", "trained")}
+  return {name: run(name) for name in ("bank", "repelling bank", "trained")}
 
 
 @pytest.mark.parametrize(("data", "shards"), MESHES)
-@pytest.mark.parametrize("objective", ["bank", "trained"])
+@pytest.mark.parametrize("objective", ["bank", "repelling bank", "trained"])
 def test_twenty_steps_are_the_same_on_any_mesh(
   objective, data, shards, batches, on_one_device
 ):
@@ -222,7 +223,7 @@ def test_twenty_steps_are_the_same_on_any_mesh(
   of_classes = [
     x for x in jax.tree.leaves(everything) if x.shape[:1] == (mesh.num_rows,)
   ]
-  assert len(of_classes) == {"bank": 2, "trained": 3}[objective]
+  assert len(of_classes) == (3 if objective == "trained" else 2)
   for leaf in of_classes:
     assert {s.data.shape[0] for s in leaf.addressable_shards} == {
       mesh.num_rows // shards

@@ -85,7 +85,6 @@ class Examples:
         f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
         " attribute for each example"
       )
-
     if self.groups is not None and self.groups.shape != self.labels.shape:
       raise ValueError(
         f"groups {self.groups.shape} and labels {self.labels.shape}: give the group of"

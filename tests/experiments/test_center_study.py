@@ -1,9 +1,34 @@
 """What is said of centers, against loops."""
 
+import json
+
 import numpy as np
 import pytest
 
+from configs import glyphs_comparison
+from configs.base import Config
 from experiments import center_study
+
+
+def test_a_run_is_looked_at_by_the_way(pictures, tmp_path, monkeypatch, capsys):
+  tiny = Config(
+    dataset="folder",
+    images=str(pictures),
+    batch_size=8,
+    validation_fraction=0.25,
+    recall_at=(1,),
+  )
+  monkeypatch.setattr(glyphs_comparison, "BASE", tiny)
+  out = tmp_path / "new" / "study.json"
+  center_study.main(["--at", "2", "17", f"--out={out}"])
+  rows = json.loads(out.read_text())["rows"]
+  assert [row["step"] for row in rows] == [2, 17] * len(center_study.RULES)
+  assert all(row["old"] is None for row in rows[::2]), "none is old after two steps"
+  by_rule = {row["rule"]: row for row in rows if row["step"] == 17}
+  assert (
+    by_rule["off the nearest"]["mean center"] < by_rule["class means"]["mean center"]
+  )
+  assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
 
 
 def test_centers_are_described_by_spread_and_agreement():

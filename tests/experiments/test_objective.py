@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import losses
-from configs.base import Config, LossName
-from experiments.objective import BY_BLOCKS, make_objective
+from configs.base import PAIR_LOSSES, Config, LossName
+from experiments.objective import BY_BLOCKS, BY_LABEL, _settings, make_objective
 
 NUM_CLASSES, DIM = 9, 8
 # No field of the config has the default of these, by the name of its own argument.
@@ -57,6 +57,20 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
   by_default = make_objective(Config(loss=name, dim=DIM), NUM_CLASSES)
   other, _ = by_default.apply(params, state, embeddings, batch)
   assert np.abs(found - other).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  "name", sorted({*typing.get_args(LossName)} - {"cross_entropy"})
+)
+def test_a_loss_over_all_rows_hears_of_a_mapped_axis(name):
+  loss = getattr(losses, "contex" if name == "contex_p" else name)
+  takes = "axis_name" in inspect.signature(loss).parameters
+  given = _settings(Config(loss=name), "data").get("axis_name")
+  assert given == ("data" if takes else None)
+
+
+def test_what_a_memory_is_for_is_said_once():
+  assert {*PAIR_LOSSES} == {*BY_LABEL}
 
 
 @pytest.mark.parametrize("loss", ["arcface", "proxy_nca", "proxy_anchor"])

@@ -263,6 +263,8 @@ def test_a_one_class_batch_is_finite(case, examples):
     formula(case, embeddings, labels, vectors),
     rtol=1e-5,
   )
+  for gradient in gradients(case, embeddings, labels, vectors):
+    assert np.isfinite(gradient).all()
 
 
 def test_permuting_the_batch_permutes_the_values(case, examples):
