@@ -131,9 +131,9 @@ def test_a_duplicate_does_not_hide_the_row_itself(selection):
 
 
 def test_recall_is_not_inflated_by_duplicates():
-  # METHODS.md section 4: pairs of equal pictures with different labels. A row's
-  # duplicate is its nearest neighbour and is wrong; dropping the first neighbour finds
-  # the row itself in half of the cases and scores about 0.5.
+  # Pairs of equal pictures with different labels. A row's duplicate is its nearest
+  # neighbour and is wrong; dropping the first neighbour finds the row itself in half of
+  # the cases and scores about 0.5.
   rows = np.repeat(np.random.default_rng(0).normal(size=(60, 8)), 2, axis=0)
   labels = np.random.default_rng(1).permutation(np.repeat(np.arange(40), 3))
   labels[1::2] = np.where(labels[1::2] == labels[::2], 99, labels[1::2])

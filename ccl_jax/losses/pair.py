@@ -51,7 +51,8 @@ def supcon(
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
     temperature: tau.
-    base_temperature: tau_0; the factor is in the authors' code, not in the paper.
+    base_temperature: tau_0; the factor is in the authors' code
+      (https://github.com/HobbitLong/SupContrast), not in the paper.
     memory: [M, D], further rows to contrast with, none of them of this batch.
     memory_labels: [M]; a negative label marks an empty slot.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which

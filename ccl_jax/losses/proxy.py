@@ -23,7 +23,7 @@ def normalized_softmax(
   r"""Cross-entropy over cosines, :math:`-\log \mathrm{softmax}_y(z \cdot c / T)`.
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     temperature: T.
@@ -53,7 +53,7 @@ def cosface(
       {e^{s (z_i \cdot c_{y_i} - m)} + \sum_{k \ne y_i} e^{s\, z_i \cdot c_k}}
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     scale: s, the inverse temperature.
@@ -90,7 +90,7 @@ def arcface(
   The second case, of the authors' code, keeps psi falling where theta + m passes pi.
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     scale: s, the inverse temperature.
@@ -133,7 +133,7 @@ def proxy_nca(
   `normalized_softmax` at half the temperature, as which it is computed.
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     temperature: T; the authors' code multiplies z and c by 3, which is T = 1/9.
@@ -171,7 +171,7 @@ def proxy_anchor(
   `mean_over_examples` gives L.
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     scale: alpha.
@@ -225,7 +225,7 @@ def soft_triple(
   merges centers that a class does not need, and is 0 for one center a class.
 
   Args:
-    embeddings: [B, D], any length, any float type; computed in float32.
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     centers: [K, C, D], w, any length.
     scale: lambda, the inverse temperature.

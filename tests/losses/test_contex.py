@@ -89,7 +89,7 @@ def gradient(*arguments, **keywords):
 
 
 def check_vector():
-  """The rows of METHODS: six images of three classes, two views each, in turn."""
+  """Values of the authors' code: six images, three classes, two views each in turn."""
   i, v, k = np.ogrid[:6, :2, :4]
   rows = np.sin(1 + 1.3 * i + 0.37 * v + 0.9 * k * (i + 1)).transpose(1, 0, 2)
   labels = np.array([0, 0, 1, 1, 1, 2] * 2, np.int32)

@@ -391,7 +391,7 @@ def test_one_center_a_class_needs_no_regularizer(examples):
 
 
 def test_center_contrastive_check_vector():
-  """Values of METHODS: derived by hand, apart from this code."""
+  """Values derived by hand, apart from this code."""
   i, j, k = np.arange(6)[:, None], np.arange(3)[:, None], np.arange(4)[None, :]
   embeddings = np.sin(1 + 1.3 * i + 0.9 * k * (i + 1))
   vectors = np.cos(0.5 + 1.1 * j + 0.7 * k * (j + 1))
