@@ -189,7 +189,7 @@ def store(path: Path, result: Result) -> None:
   print(f"{path}: {result['seconds']} s", flush=True)
 
 
-def run(config: Config, *, trial: bool) -> dict[str, Any]:
+def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   """One run from start to its metrics, without checkpoints or a report.
 
   A trial is scored on the validation classes, another run on the test classes, and on

@@ -186,7 +186,7 @@ def tiny(pictures):
 
 
 def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(tiny):
-  result = json.loads(json.dumps(compare.run(tiny, trial=False)))
+  result = json.loads(json.dumps(compare.run(tiny)))
   assert [point["step"] for point in result["curve"]] == [2, 4]
   assert {"loss", "recall@1", "map@r"} <= result["metrics"].keys()
   trial = compare.run(tiny, trial=True)
