@@ -173,6 +173,82 @@ def test_a_result_is_stored_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def two_methods(tmp_path, monkeypatch):
+  """A config file of two methods, and runs that take no time: the n-th finds n/10."""
+  (tmp_path / "methods.py").write_text("""
+from configs.base import Config
+from configs.comparison import Comparison
+
+def get_comparison():
+  return Comparison(
+    methods={"one": Config(loss="contex"), "other": Config()}, columns={"easy": {}}
+  )
+""")
+  runs = []
+
+  def run(config, *, trial):
+    assert not trial
+    runs.append(config)
+    return {
+      "metrics": {"recall@1": len(runs) / 10},
+      "seconds": 1.0,
+      "config": dataclasses.asdict(config),
+    }
+
+  monkeypatch.setattr(compare, "run", run)
+  monkeypatch.setattr(compare, "_build_data", lambda *_: None)
+  argv = [f"--config={tmp_path / 'methods.py'}", f"--results={tmp_path / 'results'}"]
+  return [*argv, "--seeds=2", "--metric=recall@1"], runs
+
+
+def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
+  two_methods, tmp_path, capsys
+):
+  argv, runs = two_methods
+  compare.main(argv)
+  table = capsys.readouterr().out.splitlines()[-5:-1]
+  # Runs 1 and 3 are of one method: .1 and .3, and t = 12.706 for one degree of freedom.
+  assert table == [
+    "| recall@1 | easy |",
+    "| --- | --- |",
+    "| one | 0.200 ± 1.271 |",
+    "| other | 0.300 ± 1.271 |",
+  ]
+  assert [(config.loss, config.seed) for config in runs[1:3]] == [
+    ("center_contrastive", 0),
+    ("contex", 1),
+  ]
+  paths = sorted((tmp_path / "results").glob("*.json"))
+  assert [path.name for path in paths] == [
+    f"{name}_easy_seed_{seed}.json" for name in ("one", "other") for seed in (0, 1)
+  ]
+  # The other is ahead by .1 with each seed.
+  compare.main([*argv, "--table-only", "--minus=one"])
+  difference = capsys.readouterr().out.splitlines()[-4:-1]
+  assert difference[0] == "| recall@1, minus one | easy |"
+  assert difference[2] == "| other | 0.100 ± 0.000 |"
+  # What is stored is believed, and only what is missing is trained.
+  paths[3].unlink()
+  compare.main([*argv, "--table-only"])
+  assert capsys.readouterr().out.splitlines()[-2] == "| other | 0.200 (1 of 2) |"
+  assert len(runs) == 4
+  compare.main(argv)
+  assert len(runs) == 5 and runs[4].seed == 1
+  assert capsys.readouterr().out.splitlines()[-2] == "| other | 0.350 ± 1.906 |"
+  # Other settings under the same name are no second run of the same.
+  # A result from before a field of the schema is still one of its default.
+  stored = json.loads(paths[0].read_text())
+  del stored["config"]["rho"]
+  paths[0].write_text(json.dumps(stored))
+  compare.main(argv)
+  stored["config"]["temperature"] = 0.3
+  paths[0].write_text(json.dumps(stored))
+  with pytest.raises(SystemExit):
+    compare.main(argv)
+  assert "of another config, in ['temperature']" in capsys.readouterr().err
+
+
+@pytest.fixture
 def tiny(pictures):
   return Config(
     dataset="folder",
