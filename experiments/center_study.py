@@ -31,7 +31,7 @@ FRESH, OLD = 2, 15  # steps since the last visit: at most, at least
 
 def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("center_study", __doc__ or "")
-  parser.add_argument("--at", type=int, nargs="+", default=[100, 300, 1000, 3000])
+  parser.add_argument("--at", type=int, nargs="+", default=[100, 300, 1000, 2000])
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", type=Path, help="where to write JSON")
   args = parser.parse_args(argv)
