@@ -138,9 +138,9 @@ def get_comparison() -> Comparison:
 def get_studies() -> dict[str, Comparison]:
   """Ablations: what changes with one setting, all others as the search found them."""
   ours = "CCL", "CCL, repelling bank"
-  some = *ours, "NormSoftmax", "SupCon"
+  some = *ours, "NormSoftmax", "Multi-Similarity"
   return {
-    "batch_size": _study(some, "batch_size", (16, 32, 128, 512)),
+    "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "imbalance": _study(some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3),
     "label_noise": _study(some, "label_noise", (0.0, 0.2, 0.4)),
     "images_per_class": _study((*ours, "SupCon"), "images_per_class", (0, 2, 4, 8)),
