@@ -134,7 +134,7 @@ def _group(name: str) -> str:
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:
-  figure = Figure(figsize=(9, 5), layout="constrained")
+  figure = Figure(figsize=(9, 6), layout="constrained")
   axes = figure.subplots()
   axes.set_title(title, loc="left")
   axes.grid(alpha=0.25)
@@ -162,13 +162,13 @@ def _draw_lines(
     axes.plot(x, mean, color=colors[row], linewidth=width, marker="o", markersize=3)
     if all(len(values) > 1 for _, values in points):
       half = np.array([tables.half_width(values) for _, values in points])
-      axes.fill_between(x, mean - half, mean + half, color=colors[row], alpha=0.12)
+      axes.fill_between(x, mean - half, mean + half, color=colors[row], alpha=0.08)
   low, high = axes.get_ylim()
   ends = {row: statistics.mean(points[-1][1]) for row, points in lines.items()}
-  step = (high - low) / 26
-  at = low
-  for row in sorted(ends, key=lambda row: ends[row]):  # pushed up where they would meet
-    at = max(at + step, ends[row])
+  step = (high - low) / 28
+  at = high + step / 2
+  for row in sorted(ends, key=lambda row: -ends[row]):  # pushed down where they'd meet
+    at = min(at - step, ends[row])
     axes.annotate(
       f"{row} {ends[row]:.3f}",
       (lines[row][-1][0], ends[row]),
@@ -178,6 +178,12 @@ def _draw_lines(
       fontsize=9,
       va="center",
       weight="bold" if row in ours else "normal",
-      arrowprops={"arrowstyle": "-", "color": colors[row], "linewidth": 0.5},
+      arrowprops={
+        "arrowstyle": "-",
+        "color": colors[row],
+        "linewidth": 0.5,
+        "relpos": (0, 0.5),
+        "shrinkA": 1,
+      },
     )
   axes.set_ylim(low, high)
