@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
-from ccl_jax.labels import drop_padding, widen
+from ccl_jax.labels import drop_padding, gather_rows, widen
 
 # Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
 EPSILON = 1e-6
@@ -56,6 +56,7 @@ def update(
   labels: Int[Array, " B"],
   *,
   momentum: float,
+  sharpness: float | None = None,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> CenterBank:
@@ -76,6 +77,8 @@ def update(
     embeddings: [B, D], any length, any float type.
     labels: [B]; rows whose label is < 0 (padding) or >= K change nothing.
     momentum: mu in [0, 1]; 0 forgets the old center, 1 freezes it.
+    sharpness: tau of `repel`, whose directions then take the place of the unit
+      embeddings; None takes these as they are.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split. The batch is gathered over it, so that every device makes the
       same update.
@@ -86,22 +89,23 @@ def update(
     The new bank.
   """
   if mesh is not None:
-    return _update_on_mesh(bank, embeddings, labels, momentum, mesh)
-  embeddings = jax.lax.stop_gradient(embeddings)
-  if axis_name is not None:
-    embeddings = jax.lax.all_gather(embeddings, axis_name, tiled=True)
-    labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+    return _update_on_mesh(bank, embeddings, labels, momentum, sharpness, mesh)
+  embeddings = gather_rows(jax.lax.stop_gradient(embeddings), axis_name)
+  labels = gather_rows(labels, axis_name)
   num_classes, num_rows = bank.counts.shape[0], labels.shape[0]
+  known = (labels >= 0) & (labels < num_classes)
+  labels = jnp.where(known, labels, -1)
 
   # One slot per distinct class of the batch; row K (out of bounds) stands for "none".
-  known = (labels >= 0) & (labels < num_classes)
   classes, slots = jnp.unique(
     jnp.where(known, labels, num_classes),
     size=num_rows,
     fill_value=num_classes,
     return_inverse=True,
   )
-  z = unit(drop_padding(embeddings, jnp.where(known, labels, -1)))
+  z = unit(drop_padding(embeddings, labels))
+  if sharpness is not None:
+    z = repel(z, labels, sharpness=sharpness)
   sums = jax.ops.segment_sum(z, slots, num_rows)
   seen = jax.ops.segment_sum(known.astype(jnp.int32), slots, num_rows)
 
@@ -118,13 +122,17 @@ def update(
   )
 
 
-def _update_on_mesh(bank, embeddings, labels, momentum, mesh: ClassMesh) -> CenterBank:
+def _update_on_mesh(
+  bank, embeddings, labels, momentum, sharpness, mesh: ClassMesh
+) -> CenterBank:
   """Every device sees the whole batch, and knows the classes of its own range only."""
 
   def update_my_range(bank, embeddings, labels):
     axes = (DATA_AXIS, CLASS_AXIS)
     embeddings, labels = jax.lax.all_gather((embeddings, labels), axes, tiled=True)
     known = labels < mesh.num_classes  # the rows beyond belong to no class
+    if sharpness is not None:  # also by classes of other devices
+      embeddings = repel(embeddings, jnp.where(known, labels, -1), sharpness=sharpness)
     labels = jnp.where(known, labels - mesh.first_class(), -1)
     return update(bank, embeddings, labels, momentum=momentum)
 
@@ -138,7 +146,6 @@ def repel(
   labels: Int[Array, " B"],
   *,
   sharpness: float,
-  axis_name: str | None = None,
 ) -> Float[Array, "B D"]:
   r"""Directions from the batch's other classes to each embedding, for `update`.
 
@@ -155,21 +162,17 @@ def repel(
 
   Args:
     embeddings: [B, D], any length, any float type; read through `stop_gradient`.
-    labels: [B]; a negative label marks padding, which repels nothing. K is not known
-      here: mark labels >= K too.
+    labels: [B], of the global batch; a negative label marks padding, which repels
+      nothing. K is not known here: mark labels >= K too, as `update` does.
     sharpness: tau, 0 or more.
-    axis_name: a mapped axis over which the batch is split, as in `update`.
 
   Returns:
     [B, D] of unit length. An example without another class in the batch stays.
   """
   z = unit(drop_padding(jax.lax.stop_gradient(embeddings), labels))
-  others, their_labels = z, labels
-  if axis_name is not None:
-    others, their_labels = jax.lax.all_gather((z, labels), axis_name, tiled=True)
-  rivals = (labels[:, None] != their_labels) & (their_labels >= 0)
-  weights = jax.nn.softmax(sharpness * z @ others.T, axis=1, where=rivals)
-  return unit(z - weights @ others)
+  rivals = (labels[:, None] != labels) & (labels >= 0)
+  weights = jax.nn.softmax(sharpness * z @ z.T, axis=1, where=rivals)
+  return unit(z - weights @ z)
 
 
 def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from ccl_jax import centers, losses, streaming
 from ccl_jax.class_mesh import ClassMesh
-from ccl_jax.labels import drop_padding, mask_loss
+from ccl_jax.labels import drop_padding, gather_rows, mask_loss
 
 # (embeddings [B,D], labels [B], class vectors [K,D], settings by name) -> loss [B]
 ClassLoss = Callable[..., Array]
@@ -78,31 +78,6 @@ normalized_softmax = dense_or_streaming(
 )
 
 
-def _move(
-  bank: centers.CenterBank,
-  embeddings: Array,
-  labels: Array,
-  losses_of_rows: Array,
-  *,
-  momentum: float,
-  sharpness: float | None,
-  axis_name: str | None,
-  mesh: ClassMesh | None,
-) -> centers.CenterBank:
-  """The bank after a batch whose losses were taken."""
-  embeddings = _once_read(embeddings, losses_of_rows)
-  if sharpness is not None:
-    # A label without a class made its loss NaN, and would pass it on to all others.
-    num_classes = bank.counts.shape[0] if mesh is None else mesh.num_classes
-    labels = jnp.where(labels < num_classes, labels, -1)
-    embeddings = centers.repel(
-      embeddings, labels, sharpness=sharpness, axis_name=axis_name
-    )
-  return centers.update(
-    bank, embeddings, labels, momentum=momentum, axis_name=axis_name, mesh=mesh
-  )
-
-
 def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
   """The embeddings, for an update that begins when the loss has read the bank.
 
@@ -148,11 +123,10 @@ def with_bank(
     del params
     labels = batch["label"]
     values = loss(embeddings, labels, jax.lax.stop_gradient(bank.centers))
-    new_bank = _move(
+    new_bank = centers.update(
       bank,
-      embeddings,
+      _once_read(embeddings, values),
       labels,
-      values,
       momentum=momentum,
       sharpness=sharpness,
       axis_name=axis_name,
@@ -304,10 +278,8 @@ def with_memory(
       memory=jax.lax.stop_gradient(state.embeddings),
       memory_labels=jnp.where(state.steps < warmup_steps, -1, state.labels),
     )
-    labels = batch["label"]
-    rows = drop_padding(_once_read(embeddings, values), labels)
-    if axis_name is not None:
-      rows, labels = jax.lax.all_gather((rows, labels), axis_name, tiled=True)
+    rows = drop_padding(_once_read(embeddings, values), batch["label"])
+    rows, labels = gather_rows(rows, axis_name), gather_rows(batch["label"], axis_name)
     if len(labels) > size:
       raise ValueError(
         f"a memory of {size} rows is smaller than the batch of {len(labels)}: give"
@@ -409,11 +381,10 @@ def center_contrastive_loss(
     mesh=mesh,
   )
   loss = losses.mean_over_examples(values, labels, axis_name)
-  new_bank = _move(
+  new_bank = centers.update(
     bank,
-    embeddings,
+    _once_read(embeddings, values),
     labels,
-    values,
     momentum=momentum,
     sharpness=sharpness,
     axis_name=axis_name,

@@ -110,6 +110,7 @@ class Config:
   center_weight: float = 2.0  # lambda of the pull to the own center
   temperature: float = 0.1  # tau of nt_xent, supcon and contex, T of proxy_nca
   momentum: float = 0.5  # mu of the bank; of no effect on trained centers
+  first_visit: Literal["replace", "mix"] = "replace"  # of a class's random center
   sharpness: float | None = None  # of what pushes the bank's centers apart, if anything
   memory_size: int = 0  # past embeddings that a loss over pairs sees too; 0: none
   memory_warmup_steps: int = 0  # first steps, in which that memory only fills
@@ -195,6 +196,10 @@ class Config:
       raise ValueError(
         f"sharpness={self.sharpness} with centers={self.centers}: expected 0 or more,"
         " of centers=bank"
+      )
+    if self.first_visit == "mix" and self.centers != "bank":
+      raise ValueError(
+        f"first_visit=mix with centers={self.centers}: only centers=bank has visits"
       )
     if not 1 <= self.imbalance < math.inf:
       raise ValueError(f"imbalance={self.imbalance}: expected 1 or more")

@@ -149,6 +149,7 @@ def get_studies() -> dict[str, Comparison]:
     "margin": _study(ours, "margin", (0.0, 0.1, 0.2, 0.4)),
     "center_weight": _study(ours, "center_weight", (0.0, 1.0, 4.0, 8.0)),
     "momentum": _study(_CCL_ROWS[1:], "momentum", (0.0, 0.5, 0.9, 0.97)),
+    "first_visit": _study(_CCL_ROWS[1:], "first_visit", ("replace", "mix")),
     "sharpness": _study(_CCL_ROWS[2:], "sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
   }
 

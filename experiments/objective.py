@@ -4,6 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from ccl_jax import class_mesh, losses, objectives
 from configs.base import Config
 
@@ -129,7 +131,7 @@ def _bind(
     return objectives.with_trained_centers(
       loss, num_classes, dim, centers_per_class=several, mesh=mesh
     )
-  return objectives.with_bank(
+  objective = objectives.with_bank(
     loss,
     num_classes,
     dim,
@@ -138,6 +140,17 @@ def _bind(
     axis_name=axis_name,
     mesh=mesh,
   )
+  return objective if config.first_visit == "replace" else _already_visited(objective)
+
+
+def _already_visited(objective: objectives.Objective) -> objectives.Objective:
+  """A bank's objective, without the rule that a class's first visit has of its own."""
+
+  def init(key):
+    params, bank = objective.init(key)
+    return params, bank._replace(counts=jnp.ones_like(bank.counts))
+
+  return objective._replace(init=init)
 
 
 def _check_dense(config: Config) -> None:

@@ -146,17 +146,18 @@ def test_nothing_repels_a_batch_of_one_class():
   np.testing.assert_allclose(moved, [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
 
 
-def test_a_batch_split_over_devices_repels_as_a_whole():
+def test_a_batch_split_over_devices_repels_as_a_whole(bank):
   rng = np.random.default_rng(3)
-  embeddings = jnp.asarray(rng.normal(size=(16, 5)), jnp.float32)
-  labels = jnp.asarray(rng.integers(-1, 4, 16), jnp.int32)
-  repel = partial(centers.repel, sharpness=8.0)
-  split = jax.pmap(partial(repel, axis_name="batch"), axis_name="batch")(
-    embeddings.reshape(8, 2, 5), labels.reshape(8, 2)
-  )
-  np.testing.assert_allclose(
-    split.reshape(16, 5), repel(embeddings, labels), rtol=1e-5, atol=1e-6
-  )
+  num_classes, dim = bank.centers.shape
+  embeddings = jnp.asarray(rng.normal(size=(16, dim)), jnp.float32)
+  labels = jnp.asarray(rng.integers(-1, num_classes + 1, 16), jnp.int32)
+  update = partial(centers.update, momentum=0.5, sharpness=8.0)
+  split = jax.pmap(
+    partial(update, axis_name="batch"), axis_name="batch", in_axes=(None, 0, 0)
+  )(bank, embeddings.reshape(8, 2, dim), labels.reshape(8, 2))
+  whole = update(bank, embeddings, labels)
+  np.testing.assert_allclose(split.centers[0], whole.centers, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(split.counts[0], whole.counts)
 
 
 def test_update_works_under_scan_and_vmap(bank, batch):

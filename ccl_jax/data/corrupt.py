@@ -40,12 +40,13 @@ def long_tailed(
   """
   if not ratio >= 1:
     raise ValueError(f"ratio is {ratio}: give 1, which keeps all images, or more")
+  if ratio == 1:
+    return examples
   rng = _stream(seed, _TAIL)
   total = examples.num_classes
   ranks = rng.permutation(total)
-  kept = []
-  for label, share in enumerate(ratio ** (-ranks / max(total - 1, 1))):
-    rows = np.flatnonzero(examples.labels == label)
+  shares, kept = ratio ** (-ranks / max(total - 1, 1)), []
+  for rows, share in zip(examples.rows_of_classes(), shares, strict=True):
     count = max(min_images, round(len(rows) * share))
     kept.append(rng.permutation(rows)[:count])
   return examples.rows(np.sort(np.concatenate(kept)))
@@ -64,7 +65,9 @@ def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examp
   """
   if not 0 <= fraction <= 1:
     raise ValueError(f"fraction is {fraction}: give 0 to 1")
-  if examples.num_classes < 2 and fraction:
+  if fraction == 0:
+    return examples
+  if examples.num_classes < 2:
     raise ValueError(
       f"examples of {examples.num_classes} class have no wrong label: give fraction 0"
     )
@@ -72,5 +75,5 @@ def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examp
   total = len(examples)
   wrong = rng.permutation(total)[: round(fraction * total)]
   labels = examples.labels.copy()
-  labels[wrong] += rng.integers(1, max(examples.num_classes, 2), len(wrong), np.int32)
+  labels[wrong] += rng.integers(1, examples.num_classes, len(wrong), np.int32)
   return dataclasses.replace(examples, labels=labels % np.int32(examples.num_classes))

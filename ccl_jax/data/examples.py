@@ -220,6 +220,11 @@ class Examples:
       groups=None if self.groups is None else self.groups[rows],
     )
 
+  def rows_of_classes(self) -> list[np.ndarray]:
+    """The rows i64[n] of each class, in order; K arrays, some of them perhaps empty."""
+    counts = np.bincount(self.labels, minlength=self.num_classes)
+    return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
+
   def one_of_each_group(self) -> "Examples":
     """The first example of each group; all of them where there are no groups."""
     if self.groups is None:
@@ -277,8 +282,7 @@ def hold_out_of_classes(
   groups = np.arange(len(examples)) if examples.groups is None else examples.groups
   rng = np.random.default_rng(seed)
   out = np.zeros(len(examples), bool)
-  for label in range(examples.num_classes):
-    rows = np.flatnonzero(examples.labels == label)
+  for rows in examples.rows_of_classes():
     own = rng.permutation(np.unique(groups[rows]))
     out[rows] = np.isin(groups[rows], own[: round(fraction * len(own))])
   if out.all() or not out.any():

@@ -256,11 +256,7 @@ def _by_class(
       f"batch_size is {batch_size} with images_per_class {images_per_class}: give"
       " images_per_class of 1 or more that divides it"
     )
-  rows_of = np.split(
-    np.argsort(examples.labels, kind="stable"),
-    np.cumsum(np.bincount(examples.labels))[:-1],
-  )
-  rows_of = tuple(rows for rows in rows_of if len(rows))
+  rows_of = tuple(rows for rows in examples.rows_of_classes() if len(rows))
   wanted = batch_size // images_per_class
   if wanted > len(rows_of):
     raise ValueError(

@@ -34,10 +34,10 @@ def main() -> None:
   simulate_devices(DEVICES)
   batch_bytes = 4 * flags.batch * flags.dim
   print(f"B={flags.batch}, D={flags.dim}: B x D is {batch_bytes / 1e6:.2f} MB\n")
-  print(f"{'centers':10}{'mesh':>6}{'K':>10}{'with D, MB':>12}{'x B x D':>9}", end="")
+  print(f"{'centers':15}{'mesh':>6}{'K':>10}{'with D, MB':>12}{'x B x D':>9}", end="")
   print(f"{'rest, MB':>10}  collectives of an array with D")
   results = []
-  for centers in ("bank", "trained"):
+  for centers in ("bank", "repelling bank", "trained"):
     for shards in (8, 4, 2, 1):
       for num_classes in flags.classes:
         program = compile_step(
@@ -49,7 +49,7 @@ def main() -> None:
         rest = sum(c.bytes for c in found) - moved
         mesh = f"{DEVICES // shards}x{shards}"
         print(
-          f"{centers:10}{mesh:>6}{num_classes:>10}{moved / 1e6:>12.2f}"
+          f"{centers:15}{mesh:>6}{num_classes:>10}{moved / 1e6:>12.2f}"
           f"{moved / batch_bytes:>9.2f}{rest / 1e6:>10.3f}  "
           + ", ".join(f"{c.kind} {c.shape}" for c in with_dim if c.devices > 1)
         )

@@ -10,7 +10,7 @@ import optax
 from ccl_jax import class_mesh, objectives, placement
 from ccl_jax.step import TrainState
 
-Centers = Literal["bank", "bank in bfloat16", "trained"]
+Centers = Literal["bank", "bank in bfloat16", "repelling bank", "trained"]
 
 
 def simulate_devices(count: int) -> None:
@@ -35,7 +35,8 @@ def compile_step(
     class_shards: devices that share the classes; None: all.
     rows: B, of the global batch.
     dim: D.
-    centers: a momentum bank, in float32 or bfloat16, or centers that Adam trains.
+    centers: a momentum bank, in float32 or bfloat16, one that repels, or centers that
+      Adam trains.
     devices: None: all there are.
 
   Returns:
@@ -50,7 +51,10 @@ def compile_step(
   if centers == "trained":
     objective = objectives.with_trained_centers(loss, num_classes, dim, mesh=mesh)
   else:
-    objective = objectives.with_bank(loss, num_classes, dim, momentum=0.5, mesh=mesh)
+    sharpness = 8.0 if centers == "repelling bank" else None
+    objective = objectives.with_bank(
+      loss, num_classes, dim, momentum=0.5, sharpness=sharpness, mesh=mesh
+    )
   optimizer = optax.adam(1e-2)
 
   def init():

@@ -44,6 +44,7 @@ def refusal(main, argv, capsys):
     ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
     ("images_per_class", "3", "batch_size is 8 with images_per_class 3: give images"),
     ("sharpness", "8", "sharpness=8.0 with centers=trained: expected 0 or more"),
+    ("first_visit", "mix", "first_visit=mix with centers=trained: only centers=bank"),
     ("margin", "nan", "margin=nan: expected a finite number"),
     ("memory_size", "64", "memory_size=64 with loss=center_contrastive: only"),
   ],

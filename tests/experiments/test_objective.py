@@ -98,3 +98,18 @@ def test_a_part_of_the_classes_is_refused_to_a_loss_that_holds_all(settings):
 def test_several_centers_a_class_are_no_bank():
   with pytest.raises(ValueError, match="soft_triple with centers=bank"):
     make_objective(Config(loss="soft_triple", centers="bank"), NUM_CLASSES)
+
+
+@pytest.mark.parametrize("first_visit", ["replace", "mix"])
+def test_what_a_first_visit_does_to_a_random_center(first_visit):
+  config = Config(dim=DIM, centers="bank", momentum=0.75, first_visit=first_visit)
+  objective = make_objective(config, NUM_CLASSES)
+  params, bank = objective.init(jax.random.key(0))
+  mean = jnp.eye(DIM)[0]
+  batch = {"label": jnp.array([3, 3])}
+  _, moved = objective.apply(params, bank, jnp.stack([mean, 2 * mean]), batch)
+  kept = {"replace": 0.0, "mix": 0.75}[first_visit]
+  expected = kept * bank.centers[3] + (1 - kept) * mean
+  np.testing.assert_allclose(
+    moved.centers[3], expected / jnp.linalg.norm(expected), atol=1e-6
+  )

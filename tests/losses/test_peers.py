@@ -208,7 +208,7 @@ def expand(cases):
   ]
 
 
-def compare(ours, theirs, settings, labels, *arrays):
+def assert_same(ours, theirs, settings, labels, *arrays):
   """Value and all gradients of the mean loss."""
   tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
   rows, *rest = tensors
@@ -242,7 +242,9 @@ def test_over_class_vectors(ours, theirs, settings, seed):
   if ours is not losses.soft_triple:
     shape = (NUM_CLASSES, DIM)
   labels = rng.integers(0, NUM_CLASSES - 1, BATCH)  # the last class is absent
-  compare(ours, theirs, settings, labels, embeddings_of(rng), rng.normal(size=shape))
+  assert_same(
+    ours, theirs, settings, labels, embeddings_of(rng), rng.normal(size=shape)
+  )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -252,7 +254,7 @@ def test_over_pairs(ours, theirs, settings, seed):
   labels = rng.permutation([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4])
   if theirs is nt_xent:
     labels = rng.permutation(np.repeat(np.arange(BATCH // 2), 2))
-  compare(ours, theirs, settings, labels, embeddings_of(rng))
+  assert_same(ours, theirs, settings, labels, embeddings_of(rng))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -276,6 +278,6 @@ def test_a_memory_is_its_reference_rows(seed):
   with jax.enable_x64(True):
     memory = {"memory": jnp.asarray(past), "memory_labels": jnp.asarray(past_labels)}
   settings = {"temperature": 0.2, "base_temperature": 0.2}
-  compare(
+  assert_same(
     partial(losses.supcon, **memory), theirs, settings, labels, embeddings_of(rng)
   )
