@@ -139,7 +139,9 @@ def get_studies() -> dict[str, Comparison]:
   """Ablations: what changes with one setting, all others as the search found them."""
   ours = "CCL", "CCL, repelling bank"
   some = *ours, "NormSoftmax", "Multi-Similarity"
+  longest = *ours, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
   return {
+    "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "imbalance": _study(some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3),
     "label_noise": _study(some, "label_noise", (0.0, 0.2, 0.4)),
@@ -162,7 +164,7 @@ def _study(
     whole,
     methods={row: whole.methods[row] for row in rows},
     columns={
-      f"{field} {value}": {field: value, "steps": 1000, **others} for value in values
+      f"{field} {value}": {"steps": 1000, field: value, **others} for value in values
     },
     spaces={row: whole.spaces[row] for row in rows},
     metrics=("recall@1", "map@r"),
