@@ -144,6 +144,9 @@ def get_studies() -> dict[str, Comparison]:
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "imbalance": _study(some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3),
+    "imbalance_pairs": _study(  # the same batches for all, two images of each class
+      some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3, images_per_class=2
+    ),
     "label_noise": _study(some, "label_noise", (0.0, 0.2, 0.4)),
     "images_per_class": _study((*ours, "SupCon"), "images_per_class", (0, 2, 4, 8)),
     "dim": _study(ours, "dim", (16, 32, 64, 128, 256)),

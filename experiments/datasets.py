@@ -44,7 +44,7 @@ class Data(NamedTuple):
   test: Examples  # that no choice was made on; where a gallery is, the queries
   gallery: Examples | None = None  # what they are searched in; None: among each other
   seen: Examples | None = None  # images of the train classes, set aside
-  frequencies: np.ndarray | None = None  # [K], train images of each seen class
+  tail_ranks: np.ndarray | None = None  # [K], of each class; the last is the rarest
 
 
 def load_data(config: Config) -> Data:
@@ -71,10 +71,9 @@ def load_data(config: Config) -> Data:
     train, seen = hold_out_of_classes(train, config.seen_fraction, seed=config.seed)
     seen = seen.one_of_each_group()
   train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
-  frequencies = np.bincount(train.labels, minlength=train.num_classes)
   train = corrupt.with_label_noise(train, config.label_noise, seed=config.seed)
-  data = Data(train, validation, test, *gallery)
-  data = data._replace(seen=seen, frequencies=frequencies)
+  ranks = corrupt.tail_ranks(train.num_classes, seed=config.seed)
+  data = Data(train, validation, test, *gallery)._replace(seen=seen, tail_ranks=ranks)
   _check_depths(config, data)
   return data
 

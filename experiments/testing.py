@@ -61,25 +61,28 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
     probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
     metrics |= probed
   if data.seen is not None:
-    assert data.frequencies is not None
-    metrics |= score_by_frequency(*embed(state, data.seen), data.frequencies)
+    assert data.tail_ranks is not None
+    metrics |= score_by_rank(*embed(state, data.seen), data.tail_ranks)
   return Tested(metrics, embedded, cells)
 
 
-def score_by_frequency(
-  embeddings: np.ndarray, labels: np.ndarray, frequencies: np.ndarray
+def score_by_rank(
+  embeddings: np.ndarray, labels: np.ndarray, tail_ranks: np.ndarray
 ) -> dict[str, float]:
   """Recall@1 among all rows, of the rare, medium and frequent thirds of the classes.
+
+  Thirds by rank, and not by the images that are left, hold the same classes whatever
+  the imbalance, so that what it costs them can be told.
 
   Args:
     embeddings: [N, D]; each row is searched among the others.
     labels: [N]; those alone in their class are searched in, but not for.
-    frequencies: [K], train images of each class; equals go by class number.
+    tail_ranks: [K], 0..K-1, of each class in the long tail; the last is the rarest.
   """
   _, nearest = retrieval.search(embeddings, k=1)
   hits = labels[nearest[:, 0]] == labels
   has_match = np.bincount(labels)[labels] > 1
-  thirds = np.array_split(np.argsort(frequencies, kind="stable"), 3)
+  thirds = np.array_split(np.argsort(-tail_ranks), 3)
   metrics = {}
   for name, classes in zip(("rare", "medium", "frequent"), thirds, strict=True):
     rows = np.isin(labels, classes) & has_match

@@ -6,12 +6,17 @@ import numpy as np
 
 from ccl_jax.data.examples import Examples
 
-_TAIL, _NOISE = 0, 1  # the draws of this module
+_RANKS, _NOISE, _KEPT = 0, 1, 2  # the draws of this module
 
 
 def _stream(seed: int, draw: int) -> np.random.Generator:
   """A spawned stream: seeds `(seed, epoch)` are those of the order of training."""
   return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(draw,)))
+
+
+def tail_ranks(num_classes: int, *, seed: int) -> np.ndarray:
+  """The rank i64[K] of each class in the long tails of a seed; 0 keeps all images."""
+  return _stream(seed, _RANKS).permutation(num_classes)
 
 
 def long_tailed(
@@ -21,9 +26,10 @@ def long_tailed(
 
   .. math:: n'_k = \max(n_{min}, \mathrm{round}(n_k \, \rho^{-r_k / (K - 1)}))
 
-  of the n_k images of the class of rank r_k = 0..K-1, with the ratio rho: all of the
-  first class, and a part 1 / rho of the last. The exponential of the reference, which
-  has classes of one size; that each falls from its own size is our choice.
+  of the n_k images of the class of rank r_k = 0..K-1 (`tail_ranks`), with the ratio
+  rho: all of the first class, and a part 1 / rho of the last. The exponential of the
+  reference, which has classes of one size; that each falls from its own size is our
+  choice.
 
   Args:
     examples: of K classes.
@@ -42,10 +48,9 @@ def long_tailed(
     raise ValueError(f"ratio is {ratio}: give 1, which keeps all images, or more")
   if ratio == 1:
     return examples
-  rng = _stream(seed, _TAIL)
-  total = examples.num_classes
-  ranks = rng.permutation(total)
-  shares, kept = ratio ** (-ranks / max(total - 1, 1)), []
+  ranks = tail_ranks(examples.num_classes, seed=seed)
+  shares = ratio ** (-ranks / max(examples.num_classes - 1, 1))
+  rng, kept = _stream(seed, _KEPT), []
   for rows, share in zip(examples.rows_of_classes(), shares, strict=True):
     count = max(min_images, round(len(rows) * share))
     kept.append(rng.permutation(rows)[:count])

@@ -349,9 +349,13 @@ def test_speed_is_read_off_the_curves():
 def test_the_stored_runs_are_those_that_the_config_asks_for(name):
   module = command_line.load_module(str(ROOT / "configs" / f"{name}.py"))
   stored = ROOT / "experiments" / "results" / name.removesuffix("_comparison")
-  comparison = module.get_comparison()
-  jobs, more = compare.find_missing(comparison, stored, stored / "search", 5)
-  assert not jobs and not more
+  comparisons = [(module.get_comparison(), stored, 5)]
+  if hasattr(module, "get_studies"):
+    studies = module.get_studies().items()
+    comparisons += [(study, stored / folder, 3) for folder, study in studies]
+  for comparison, folder, seeds in comparisons:
+    found = compare.find_missing(comparison, folder, stored / "search", seeds)
+    assert found == ([], False), folder
 
 
 def test_a_dead_process_claims_nothing(tmp_path):
@@ -433,6 +437,6 @@ def test_a_study_that_is_not_there_is_refused(capsys):
   arguments = ["--config=configs/glyphs_comparison.py", "--results=x", "--study=size"]
   with pytest.raises(SystemExit):
     compare.main([*arguments, "--table-only"])
-  assert "the studies of configs/glyphs_comparison.py are batch_size" in (
+  assert "the studies of configs/glyphs_comparison.py are steps, batch_size" in (
     capsys.readouterr().err
   )

@@ -102,7 +102,7 @@ def test_what_no_run_can_use_is_refused(fields, says):
 
 
 def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
-  """Each is searched among all of them; thirds of the classes by their train images."""
+  """Each is searched among all of them; the drawn classes are all of one size."""
   data = load(imbalance=8.0, seen_fraction=1 / 3, label_noise=0.5)
   rng = np.random.default_rng(1)
 
@@ -118,7 +118,8 @@ def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
   # A class is as frequent as it was before its labels were spoilt.
   clean = load(imbalance=8.0, seen_fraction=1 / 3).train.labels
   counts = [int((clean == k).sum()) for k in range(16)]
-  ranked = sorted(range(16), key=lambda k: (counts[k], k))
+  assert (np.diff(np.array(counts)[np.argsort(data.tail_ranks)]) <= 0).all()
+  ranked = np.argsort(-data.tail_ranks).tolist()
   for name, classes in {
     "rare": ranked[:6],
     "medium": ranked[6:11],
@@ -135,10 +136,17 @@ def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
   assert 0 < sum(v for k, v in metrics.items() if k.startswith("seen")) < 3
 
 
+def test_the_thirds_are_the_same_classes_without_the_tail(load):
+  plain, tailed = load(seen_fraction=1 / 3), load(imbalance=8.0, seen_fraction=1 / 3)
+  np.testing.assert_array_equal(plain.tail_ranks, tailed.tail_ranks)
+  np.testing.assert_array_equal(plain.seen.labels, tailed.seen.labels)
+  assert sorted(plain.tail_ranks) == [*range(16)] != plain.tail_ranks.tolist()
+
+
 def test_a_class_with_one_seen_image_is_no_query():
   labels = np.array([0, 0, 1, 2, 2, 3])
-  metrics = testing.score_by_frequency(
-    np.eye(4, dtype=np.float32)[labels], labels, np.array([1, 5, 9, 3])
+  metrics = testing.score_by_rank(
+    np.eye(4, dtype=np.float32)[labels], labels, np.array([3, 1, 0, 2])
   )
   # Rare: 0 and 3, which is alone; medium: 1, alone; frequent: 2.
   assert metrics == {"seen rare recall@1": 1.0, "seen frequent recall@1": 1.0}
