@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
-from ccl_jax.labels import drop_padding, gather_rows, widen
+from ccl_jax.labels import as_classes, drop_padding, gather_rows, widen
 
 # Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
 EPSILON = 1e-6
@@ -87,12 +87,16 @@ def update(
 
   Returns:
     The new bank.
+
+  Raises:
+    ValueError: if the labels' type is too narrow for K.
   """
   if mesh is not None:
     return _update_on_mesh(bank, embeddings, labels, momentum, sharpness, mesh)
   embeddings = gather_rows(jax.lax.stop_gradient(embeddings), axis_name)
-  labels = gather_rows(labels, axis_name)
-  num_classes, num_rows = bank.counts.shape[0], labels.shape[0]
+  num_classes = bank.counts.shape[0]
+  labels = as_classes(gather_rows(labels, axis_name), num_classes)
+  num_rows = labels.shape[0]
   known = (labels >= 0) & (labels < num_classes)
   labels = jnp.where(known, labels, -1)
 
@@ -136,6 +140,7 @@ def _update_on_mesh(
     labels = jnp.where(known, labels - mesh.first_class(), -1)
     return update(bank, embeddings, labels, momentum=momentum)
 
+  labels = as_classes(labels, mesh.num_rows)
   return mesh.map_over(update_my_range, (CLASSES, ROWS, ROWS), CLASSES)(
     bank, jax.lax.stop_gradient(embeddings), labels
   )

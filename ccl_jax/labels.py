@@ -46,10 +46,25 @@ def drop_padding(
   return jnp.where(labels[:, None] < 0, 0.0, widen(embeddings))
 
 
+def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
+  """Labels as int32 at least, so that both K and -1 can be compared with them.
+
+  Raises:
+    ValueError: if the labels' own type is too narrow for K, which would wrap around.
+  """
+  if num_classes > jnp.iinfo(labels.dtype).max:
+    raise ValueError(
+      f"labels of {labels.dtype} cannot be compared with num_classes={num_classes}:"
+      " make them int32"
+    )
+  return labels if labels.dtype == jnp.int64 else labels.astype(jnp.int32)
+
+
 def mask_loss(
   loss: Float[Array, " B"], labels: Int[Array, " B"], num_classes: int
 ) -> Float[Array, " B"]:
   """Per-example loss with 0 where the label is padding and NaN where it is >= K."""
+  labels = as_classes(labels, num_classes)
   return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
 
 

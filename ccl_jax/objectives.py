@@ -83,9 +83,11 @@ def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
 
   Without this dependency XLA cannot tell that the bank's old rows are no longer needed
   as the update writes the new ones, and copies the whole bank first. (jax 0.10 on CPU
-  sees through an `optimization_barrier` here; 0 * x it leaves alone.)
+  sees through an `optimization_barrier` here; 0 * x it leaves alone.) A loss that is
+  not finite leaves the embeddings as they are.
   """
-  nothing = jax.lax.stop_gradient(0 * losses_of_rows)[:, None]
+  values = jax.lax.stop_gradient(losses_of_rows)[:, None]
+  nothing = jnp.where(jnp.isfinite(values), 0 * values, 0.0)
   return jax.lax.stop_gradient(embeddings) + nothing.astype(embeddings.dtype)
 
 

@@ -31,35 +31,32 @@ def draw(
 ) -> list[Path]:
   """Draws what the results hold, and returns the paths of the PNG files."""
   figures = {}
-  longest = [r for r in results if r["column"] == order.columns[-1] and "curve" in r]
+  curves = tables.curves(results, METRIC, order.columns[-1])
   field = comparison.varied()
-  if field not in (None, "steps"):
+  # Of two lengths of a run, the longer one's curve tells more than both ends.
+  if field is not None and (field != "steps" or len(order.columns) > 2):
     title = "Recall@1 of unseen test classes"
     figures[f"{name}.png"] = over_values(results, order, comparison, title)
-  elif longest:
-    figures[f"{name}_steps.png"] = _over_steps(longest, order, comparison)
-  told = [r for r in results if all(_group(g) in r["metrics"] for g in GROUPS)]
-  if told:
-    figures[f"{name}_groups.png"] = _by_group(told, order, comparison)
+  elif curves:
+    figures[f"{name}_steps.png"] = _over_steps(curves, order, comparison)
+  if any(_group(GROUPS[0]) in result["metrics"] for result in results):
+    figures[f"{name}_groups.png"] = _by_group(results, order, comparison)
   folder.mkdir(parents=True, exist_ok=True)
   for file, figure in figures.items():
     figure.savefig(folder / file, dpi=130)
   return [folder / file for file in figures]
 
 
-def _over_steps(results, order: tables.Order, comparison: Comparison) -> Figure:
+def _over_steps(curves, order: tables.Order, comparison: Comparison) -> Figure:
   """The curves of validation classes, mean over the seeds with its 95% interval."""
-  lines = {}
-  for row in order.rows:
-    curves = [
-      [(point["step"], point[METRIC]) for point in result["curve"]]
-      for result in results
-      if result["row"] == row
+  lines = {
+    row: [
+      (at[0][0], [value for _, value in at])
+      for at in zip(*curves[row].values(), strict=True)
     ]
-    if curves:
-      lines[row] = [
-        (at[0][0], [value for _, value in at]) for at in zip(*curves, strict=True)
-      ]
+    for row in order.rows
+    if row in curves
+  }
   figure, axes = _axes(f"Recall@1 of validation classes, {order.columns[-1]}")
   _draw_lines(axes, lines, comparison.ours)
   axes.set_xlabel("steps")

@@ -22,6 +22,7 @@ import fcntl
 import itertools
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,18 @@ from experiments.command_line import InputError, exit_on_bad_input
 
 Result = Mapping[str, Any]
 CHOSEN_BY = "recall@1"  # on validation classes
+# What TFDS builds a dataset from.
+DATA_FIELDS = (
+  "dataset",
+  "data_dir",
+  "fonts",
+  "images",
+  "classes",
+  "tfds_name",
+  "rho",
+  "image_size",
+  "channels",
+)
 
 
 class Job(NamedTuple):
@@ -86,7 +99,7 @@ def _load(path: str, study: str | None) -> Comparison:
 
 def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) -> None:
   """Does every missing run that no other process is at, until none is missing."""
-  _build_data(comparison, folder)
+  _build_data(comparison, search.parent)
   while True:
     with exit_on_bad_input():
       jobs, more = find_missing(comparison, folder, search, seeds)
@@ -101,21 +114,23 @@ def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) ->
       time.sleep(2)  # The rest is being done by others, or waits for what they do.
 
 
-def _build_data(comparison: Comparison, folder: Path) -> None:
+def _build_data(comparison: Comparison, results: Path) -> None:
   """Builds datasets that are not on disk yet, in one process while the others wait."""
   from experiments import datasets  # slow to import, and not needed for a table
 
   configs = {}
   for method, column in itertools.product(comparison.methods, comparison.columns):
     config = comparison.run_config(method, column, {}, 0)
-    configs.setdefault((config.dataset, config.rho), config)
-  folder.mkdir(parents=True, exist_ok=True)
-  lock = folder / "data.lock"
-  with lock.open("w") as file, exit_on_bad_input():
-    fcntl.flock(file, fcntl.LOCK_EX)
-    for config in configs.values():
-      datasets.load_data(config)
-  lock.unlink(missing_ok=True)
+    configs[tuple(getattr(config, field) for field in DATA_FIELDS)] = config
+  results.mkdir(parents=True, exist_ok=True)
+  folder = os.open(results, os.O_RDONLY)  # the same for all studies
+  try:
+    with exit_on_bad_input():
+      fcntl.flock(folder, fcntl.LOCK_EX)
+      for config in configs.values():
+        datasets.load_data(config)
+  finally:
+    os.close(folder)
 
 
 def find_missing(
@@ -161,7 +176,7 @@ def find_tuned(comparison: Comparison, search: Path, method: str) -> dict[str, A
   results = [json.loads(path.read_text()) for path in paths if path.exists()]
   if not results:
     return {}
-  best = max(results, key=lambda result: result["metrics"][CHOSEN_BY])
+  best = max(results, key=lambda result: tables.value_of(result, CHOSEN_BY))
   return {field: best["config"][field] for field in comparison.spaces[method]}
 
 
@@ -194,7 +209,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
 
   A trial is scored on the validation classes, another run on the test classes, and on
   the validation classes every `eval_every` steps. That a loss diverges is a result too:
-  the run ends there, with all metrics 0.
+  the run ends there, without metrics, and tables and figures take each to be 0.
 
   Raises:
     ValueError: a trial without validation classes.
@@ -228,8 +243,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     if evaluated:
       curve.append({"step": number, **_rounded(validate(state))})
   if diverged_at is not None:
-    recalls = (f"recall@{k}" for k in config.recall_at)
-    found = dict.fromkeys(["loss", *recalls, "map@r", "r_precision"], 0.0)
+    found = {}
   elif trial:
     found = {"loss": loss, **validate(state)}
   else:

@@ -37,12 +37,39 @@ def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], ByS
   """
   cells: dict[tuple[str, str], BySeed] = {}
   for result in results:
-    if metric not in result["metrics"]:
-      known = ", ".join(result["metrics"])
-      raise InputError(f"metric {metric}: the results hold {known}")
     seeds = cells.setdefault((result["row"], result["column"]), {})
-    seeds[result["seed"]] = result["metrics"][metric]
+    seeds[result["seed"]] = value_of(result, metric)
   return cells
+
+
+def value_of(result: Result, metric: str) -> float:
+  """A metric of a run; 0 if it diverged, and has none.
+
+  Raises:
+    InputError: a metric that the result does not hold.
+  """
+  if "diverged_at" in result:
+    return 0.0
+  if metric not in result["metrics"]:
+    known = ", ".join(result["metrics"])
+    raise InputError(f"metric {metric}: the results hold {known}")
+  return result["metrics"][metric]
+
+
+def curves(
+  results: Sequence[Result], metric: str, column: str
+) -> dict[str, dict[int, list[tuple[int, float]]]]:
+  """Row -> seed -> (step, value on validation classes), 0 where a run had diverged."""
+  of_column = [result for result in results if result["column"] == column]
+  evaluated = {p["step"] for result in of_column for p in result.get("curve", ())}
+  found: dict[str, dict[int, list[tuple[int, float]]]] = {}
+  for result in of_column:
+    points = {point["step"]: point[metric] for point in result.get("curve", ())}
+    if "diverged_at" in result:
+      points = {step: points.get(step, 0.0) for step in evaluated}
+    if points:
+      found.setdefault(result["row"], {})[result["seed"]] = sorted(points.items())
+  return found
 
 
 def means(
@@ -82,28 +109,29 @@ def speed(
   """Steps until a method's curve reaches parts of the best baseline's final value.
 
   On the validation classes, of the runs of the last column; a straight line joins the
-  points of a curve. Empty where no baseline, a method that is not ours, has a curve.
+  points of a curve. Each seed holds out other classes, so a run is compared with the
+  best baseline's run of the same seed. Empty where no baseline, a method that is not
+  ours, has a curve.
   """
-  curves: dict[str, list[list[tuple[int, float]]]] = {}
-  for result in results:
-    if result["column"] == order.columns[-1] and "curve" in result:
-      points = [(point["step"], point[metric]) for point in result["curve"]]
-      curves.setdefault(result["row"], []).append(points)
+  found = curves(results, metric, order.columns[-1])
   final = {
-    row: statistics.mean(points[-1][1] for points in found)
-    for row, found in curves.items()
+    row: statistics.mean(points[-1][1] for points in of_seeds.values())
+    for row, of_seeds in found.items()
   }
   baselines = [row for row in final if row not in ours]
   if not ours or not baselines:
     return ""
   best = max(baselines, key=lambda row: final[row])
-  goals = PART * final[best], final[best]
   body = []
-  for row in (row for row in order.rows if row in curves):
-    reached = [[first_step(points, goal) for points in curves[row]] for goal in goals]
-    shown = [
-      "not in all seeds" if None in steps else interval(steps, 0) for steps in reached
-    ]
+  for row in (row for row in order.rows if row in found):
+    shown = []
+    for part in (PART, 1.0):
+      steps = [
+        first_step(points, part * found[best][seed][-1][1])
+        for seed, points in found[row].items()
+        if seed in found[best]
+      ]
+      shown.append("not in all seeds" if None in steps else interval(steps, 0))
     body.append([row, f"{final[row]:.3f}", *shown])
   return _markdown(
     [

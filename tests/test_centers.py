@@ -131,6 +131,20 @@ def test_repel_equals_the_rule(sharpness):
   np.testing.assert_allclose(moved[real], expected[real], rtol=1e-5, atol=1e-6)
 
 
+def test_labels_may_be_bytes_where_these_can_number_the_classes(bank, batch):
+  embeddings, labels = batch
+  labels[1] = 100  # of no class
+  embeddings = jnp.asarray(embeddings)
+  update = partial(centers.update, bank, embeddings, momentum=0.5, sharpness=4.0)
+  for found, expected in zip(
+    update(jnp.asarray(labels, jnp.int8)), update(jnp.asarray(labels)), strict=True
+  ):
+    np.testing.assert_array_equal(found, expected)
+  large = centers.init(jax.random.key(0), 300, DIM)
+  with pytest.raises(ValueError, match=r"labels of int8 .* num_classes=300: make"):
+    centers.update(large, embeddings, jnp.asarray(labels, jnp.int8), momentum=0.5)
+
+
 def test_no_gradient_goes_through_what_repels(batch):
   embeddings, labels = map(jnp.asarray, batch)
 

@@ -198,6 +198,17 @@ def test_a_repelling_bank_moves_to_the_repelled_embeddings(batch, embeddings):
   np.testing.assert_allclose(same.centers, moved.centers, atol=1e-6)
 
 
+def test_a_loss_that_is_not_finite_spares_the_bank(batch, embeddings):
+  def one_for_all(embeddings, labels, centers):
+    return jnp.full(len(labels), jnp.nan)
+
+  objective = objectives.with_bank(one_for_all, NUM_CLASSES, DIM, momentum=0.5)
+  _, bank = objective.init(jax.random.key(3))
+  _, moved = objective.apply({}, bank, embeddings, {"label": batch[1]})
+  expected = ccl_jax.centers.update(bank, embeddings, batch[1], momentum=0.5)
+  np.testing.assert_array_equal(moved.centers, expected.centers)
+
+
 def test_an_objective_with_trained_centers_has_params_and_no_state(batch, embeddings):
   objective = objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM)
   params, state = objective.init(jax.random.key(3))

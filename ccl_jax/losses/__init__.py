@@ -1,8 +1,10 @@
 """Losses as pure functions: `(embeddings [B,D], labels [B][, class vectors]) -> [B]`.
 
 The caller averages. Embeddings and class vectors are scaled to unit length inside, and
-everything is computed in float32. A negative label marks padding: its loss is 0, and
-`mean_over_examples` does not count it. A label >= K gives NaN.
+everything is computed in float32; matrix products have the bits of
+`jax.default_matmul_precision`, fewer on TPUs and recent GPUs unless it is "float32".
+A negative label marks padding: its loss is 0, and `mean_over_examples` does not count
+it. A label >= K gives NaN, and labels of a type too narrow for K a ValueError.
 """
 
 from ccl_jax.labels import mean_over_examples as mean_over_examples

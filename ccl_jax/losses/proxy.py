@@ -249,7 +249,8 @@ def soft_triple(
   values = _cross_entropy(scale * (to_class - margin * own), labels)
 
   among = jnp.einsum("kcd,ked->kce", w, w)[:, *jnp.triu_indices(per_class, k=1)]
-  apart = jnp.sqrt(2 + 1e-5 - 2 * among)
+  # Of centers that have merged, in products of fewer bits, the cosine may be above 1.
+  apart = jnp.sqrt(jnp.maximum(2 + 1e-5 - 2 * among, 1e-5))
   spread = apart.sum() / max(num_classes * per_class * (per_class - 1), 1)
   return jnp.where(labels < 0, 0.0, values + regularizer * spread)
 

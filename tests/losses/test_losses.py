@@ -390,6 +390,37 @@ def test_one_center_a_class_needs_no_regularizer(examples):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_merged_centers_are_finite_in_products_of_few_bits(examples):
+  """As by default on a TPU: cosines of equal rows are above 1 by up to 1/128."""
+  x, labels, vectors = map(jnp.asarray, examples)
+  x = x.astype(jnp.float32)
+  merged = jnp.repeat(vectors.astype(jnp.float32)[:, None], 3, axis=1)
+
+  def total(centers):
+    return losses.soft_triple(x, labels, centers).sum()
+
+  with jax.default_matmul_precision("BF16_BF16_F32"):
+    value, gradient = jax.value_and_grad(total)(merged)
+  assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", OVER_CLASSES)
+def test_labels_may_be_bytes_where_these_can_number_the_classes(name):
+  case, rng = CASES[name], np.random.default_rng(4)
+  embeddings = jnp.asarray(rng.normal(size=(4, DIM)), jnp.float32)
+  labels = np.array([0, 119, 100, 0])
+
+  def value(num_classes, dtype):
+    shape = (num_classes, 2, DIM) if case.takes == "several centers" else None
+    vectors = np.random.default_rng(5).normal(size=shape or (num_classes, DIM))
+    vectors = jnp.asarray(vectors, jnp.float32)
+    return case.call(case.loss, embeddings, jnp.asarray(labels, dtype), vectors)
+
+  np.testing.assert_array_equal(value(120, jnp.int8), value(120, jnp.int32))
+  with pytest.raises(ValueError, match=r"labels of int8 .* num_classes=300: make"):
+    value(300, jnp.int8)
+
+
 def test_center_contrastive_check_vector():
   """Values derived by hand, apart from this code."""
   i, j, k = np.arange(6)[:, None], np.arange(3)[:, None], np.arange(4)[None, :]
