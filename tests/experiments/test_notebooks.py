@@ -29,7 +29,18 @@ def test_a_notebook_runs_and_shows_its_figures(path, tmp_path):
   before, after = (json.loads(p.read_text()) for p in (path, done))
   for stored, cell in zip(before["cells"], after["cells"], strict=True):
     assert kinds(cell) == kinds(stored), "".join(cell["source"])
+    assert names(cell) == names(stored), "the stored table is an older one"
   assert {"image/png"} <= {kind for cell in after["cells"] for kind in kinds(cell)}
+
+
+def names(cell):
+  """The names of the columns and rows of a cell's tables."""
+  tables = [
+    "".join(output["data"]["text/markdown"]).splitlines()
+    for output in cell.get("outputs", [])
+    if "text/markdown" in output.get("data", {})
+  ]
+  return [(table[0], [line.split("|")[1] for line in table]) for table in tables]
 
 
 def kinds(cell):
