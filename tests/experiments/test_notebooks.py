@@ -34,13 +34,13 @@ def test_a_notebook_runs_and_shows_its_figures(path, tmp_path):
 
 
 def names(cell):
-  """The names of the columns and rows of a cell's tables."""
-  tables = [
-    "".join(output["data"]["text/markdown"]).splitlines()
+  """The first entry of each line of a cell's tables."""
+  return [
+    line.split("|")[1]
     for output in cell.get("outputs", [])
-    if "text/markdown" in output.get("data", {})
+    for line in "".join(output.get("data", {}).get("text/markdown", "")).splitlines()
+    if line
   ]
-  return [(table[0], [line.split("|")[1] for line in table]) for table in tables]
 
 
 def kinds(cell):
