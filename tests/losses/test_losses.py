@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ccl_jax import losses, placement, streaming
+from ccl_jax import centers, losses, placement, streaming
+from ccl_jax.losses import proxy
 from tests.losses import oracles
 
 
@@ -390,17 +391,22 @@ def test_one_center_a_class_needs_no_regularizer(examples):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_merged_centers_are_finite_in_products_of_few_bits(examples):
-  """As by default on a TPU: cosines of equal rows are above 1 by up to 1/128."""
-  x, labels, vectors = map(jnp.asarray, examples)
-  x = x.astype(jnp.float32)
-  merged = jnp.repeat(vectors.astype(jnp.float32)[:, None], 3, axis=1)
+def test_merged_centers_are_finite_in_products_of_few_bits(monkeypatch):
+  """TPUs round both sides to bfloat16: cosines of equal rows are above 1 then."""
 
-  def total(centers):
-    return losses.soft_triple(x, labels, centers).sum()
+  def rounded(vectors):
+    return centers.unit(vectors).astype(jnp.bfloat16).astype(jnp.float32)
 
-  with jax.default_matmul_precision("BF16_BF16_F32"):
-    value, gradient = jax.value_and_grad(total)(merged)
+  monkeypatch.setattr(proxy, "unit", rounded)
+  rng = np.random.default_rng(0)
+  x, vectors = (jnp.asarray(rng.normal(size=(n, 64)), jnp.float32) for n in (4, 50))
+  merged = jnp.repeat(vectors[:, None], 3, axis=1)
+  assert (jnp.sum(rounded(vectors) ** 2, axis=1) > 1.001).any()
+
+  def total(merged):
+    return losses.soft_triple(x, jnp.arange(4), merged).sum()
+
+  value, gradient = jax.value_and_grad(total)(merged)
   assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
