@@ -143,6 +143,7 @@ def get_studies() -> dict[str, Comparison]:
   return {
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
+    "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
     "imbalance": _study(some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3),
     "imbalance_pairs": _study(  # the same batches for all, two images of each class
       some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3, images_per_class=2
@@ -171,4 +172,19 @@ def _study(
     },
     spaces={row: whole.spaces[row] for row in rows},
     metrics=("recall@1", "map@r"),
+  )
+
+
+def _same_images(rows: tuple[str, ...], images: int) -> Comparison:
+  """Smaller batches for more steps."""
+  return dataclasses.replace(
+    _study(rows, "batch_size", (128,)),
+    columns={
+      f"batch_size {size}, {images // size:,} steps": {
+        "batch_size": size,
+        "steps": images // size,
+        "eval_every": images // size // 4,
+      }
+      for size in (16, 64, 128, 512)
+    },
   )
