@@ -39,7 +39,8 @@ def draw(
     figures[f"{name}.png"] = over_values(results, order, comparison, title)
   elif curves:
     figures[f"{name}_steps.png"] = _over_steps(curves, order, comparison)
-  if any(_group(GROUPS[0]) in result["metrics"] for result in results):
+  finished = [result["metrics"] for result in results if "diverged_at" not in result]
+  if finished and all(_group(g) in metrics for metrics in finished for g in GROUPS):
     figures[f"{name}_groups.png"] = _by_group(results, order, comparison)
   folder.mkdir(parents=True, exist_ok=True)
   for file, figure in figures.items():

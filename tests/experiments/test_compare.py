@@ -351,6 +351,18 @@ def test_a_run_that_diverged_counts_as_zero(tmp_path):
   assert (tmp_path / "few_steps.png").stat().st_size > 5000
 
 
+def test_groups_are_drawn_where_every_run_that_ended_has_them(tmp_path):
+  comparison = Comparison({"softmax": Config(), "CCL": Config()}, {"20 steps": {}})
+  found = results()
+  for result in found:
+    result["metrics"] |= {f"seen {group} recall@1": 0.4 for group in charts.GROUPS}
+  found[1] = found[1] | {"diverged_at": 13, "metrics": {}}
+  charts.draw(found, ORDER, comparison, tmp_path, "all")
+  del found[2]["metrics"]["seen medium recall@1"]  # no class of it had a query
+  charts.draw(found, ORDER, comparison, tmp_path, "one_less")
+  assert {path.name for path in tmp_path.glob("*_groups.png")} == {"all_groups.png"}
+
+
 def test_one_process_builds_the_data_while_others_of_any_study_wait(
   tmp_path, monkeypatch
 ):
