@@ -101,7 +101,7 @@ class Config:
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
   compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
-  # Loss. Which of the numbers a loss reads: the table in experiments/objective.py; what
+  # Loss. Which numbers a loss reads: the table in experiments/run/objective.py; what
   # they are, and the published ones: its docstring in ccl_jax.losses.
   loss: LossName = "center_contrastive"  # what is minimised
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum

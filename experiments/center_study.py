@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import glyphs_comparison
-from experiments import command_line
+from experiments.run import command_line
 
 RULES = {
   "trained by gradient": {"centers": "trained"},
@@ -56,7 +56,7 @@ def study(
   fields: dict, steps: Sequence[int], seed: int
 ) -> list[dict[str, float | None]]:
   """What the centers are like after some steps of one run."""
-  from experiments import assemble, datasets, testing
+  from experiments.run import assemble, datasets, testing
 
   config = dataclasses.replace(
     glyphs_comparison.BASE, seed=seed, steps=max(steps), **fields

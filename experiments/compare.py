@@ -31,8 +31,9 @@ from typing import Any, NamedTuple
 
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments import command_line, tables
-from experiments.command_line import InputError, exit_on_bad_input
+from experiments.comparison import tables
+from experiments.run import command_line
+from experiments.run.command_line import InputError, exit_on_bad_input
 
 Result = Mapping[str, Any]
 CHOSEN_BY = "recall@1"  # on validation classes
@@ -116,7 +117,7 @@ def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) ->
 
 def _build_data(comparison: Comparison, results: Path) -> None:
   """Builds datasets that are not on disk yet, in one process while the others wait."""
-  from experiments import datasets  # slow to import, and not needed for a table
+  from experiments.run import datasets  # slow to import, and not needed for a table
 
   configs = {}
   for method, column in itertools.product(comparison.methods, comparison.columns):
@@ -215,7 +216,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     ValueError: a trial without validation classes.
   """
   # Slow to import, and not needed for a table.
-  from experiments import assemble, datasets, testing
+  from experiments.run import assemble, datasets, testing
   from experiments.train import versions
 
   start = time.perf_counter()
@@ -276,7 +277,7 @@ def show(
       tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
       print(tables.settings(tuned))
   if args.figures:
-    from experiments import charts  # matplotlib is slow to import
+    from experiments.comparison import charts  # matplotlib is slow to import
 
     name = folder.name
     for path in charts.draw(results, order, comparison, args.figures, name):

@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import command_line, workdir
-from experiments.command_line import exit_on_bad_input
+from experiments.run import command_line, workdir
+from experiments.run.command_line import exit_on_bad_input
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   with exit_on_bad_input():
     config = workdir.read_config(args.workdir)
 
-  from experiments import assemble, datasets, embeddings, testing
+  from experiments.run import assemble, datasets, embeddings, testing
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)

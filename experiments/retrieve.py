@@ -12,8 +12,8 @@ in a PNG (neighbours.png in the run's folder, unless --out says otherwise).
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import command_line, workdir
-from experiments.command_line import exit_on_bad_input
+from experiments.run import command_line, workdir
+from experiments.run.command_line import exit_on_bad_input
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.k < 1:
       raise ValueError(f"--k={args.k}: expected 1 or more")
 
-  from ccl_jax import figures, retrieval
-  from experiments import assemble, datasets, embeddings
+  from ccl_jax import retrieval
+  from ccl_jax.report import figures
+  from experiments.run import assemble, datasets, embeddings
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)

@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 from configs.base import Config
-from experiments import command_line, processes, workdir
-from experiments.command_line import exit_on_bad_input
+from experiments.run import command_line, processes, workdir
+from experiments.run.command_line import exit_on_bad_input
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(config: Config, folder: Path) -> None:
   """Runs a config from its newest checkpoint, or from the start, to its end."""
   # Slow to import, and not needed to refuse a mistyped field.
-  from ccl_jax.checkpoint import Checkpoints
-  from ccl_jax.loop import NonFiniteLoss, Stopped, fit
-  from ccl_jax.run_log import RunLog
-  from experiments import assemble, datasets, show, testing
+  from ccl_jax.training.checkpoint import Checkpoints
+  from ccl_jax.training.loop import NonFiniteLoss, Stopped, fit
+  from ccl_jax.training.run_log import RunLog
+  from experiments.run import assemble, datasets, show, testing
 
   first = processes.is_first()
   with exit_on_bad_input():

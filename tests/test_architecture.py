@@ -8,48 +8,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Rooms from the ground up; a module imports only from rows above its own.
+# From the ground up; a module imports only from rows above its own: not sideways.
 ROWS = [
-  {"labels", "class_mesh"},
+  {"labels"},
+  {"class_mesh"},
   {"centers"},
-  {"losses.proxy", "losses.center", "losses.pair", "losses.contex", "losses"},
+  {"losses.proxy"},
+  {"losses.center"},
+  {"losses.pair"},
+  {"losses.view"},
+  {"losses"},
   {"streaming"},
-  {"retrieval", "clustering"},
+  {"retrieval"},
+  {"clustering"},
   {"objectives"},
   {"probe"},
-  {
-    "models",
-    "models.glyph_net",
-    "models.projection",
-    "models.resnet",
-    "models.import_torch",
-  },
-  {
-    "data",
-    "data.views",
-    "data.archives",
-    "data.cars",
-    "data.corrupt",
-    "data.cub",
-    "data.examples",
-    "data.typefaces",
-    "data.glyphs",
-    "data.folder",
-    "data.inshop",
-    "data.tfds_images",
-    "data.biased_mnist",
-    "data.utkface",
-    "data.biased_glyphs",
-    "data.pipeline",
-    "data.published",
-    "data.sop",
-  },
-  {"optim"},
-  {"placement"},
-  {"step"},
-  {"checkpoint", "run_log"},
-  {"loop"},
-  {"figures"},
+  {"models.glyph_net", "models.projection", "models.resnet"},
+  {"models.import_torch"},
+  {"models"},
+  {"data.views", "data.examples"},
+  {"data.corrupt", "data.pipeline"},
+  {"data"},
+  {"data.sources"},
+  {"data.sources.archives", "data.sources.typefaces", "data.sources.folder"},
+  {"data.sources.tfds_images"},
+  {"data.sources.published", "data.sources.glyphs"},
+  {"data.sources.cars", "data.sources.cub", "data.sources.inshop", "data.sources.sop"},
+  {"data.sources.biased_glyphs"},
+  {"data.sources.biased_mnist", "data.sources.utkface"},
+  {"training.optim", "training.placement"},
+  {"training.step"},
+  {"training.checkpoint", "training.run_log"},
+  {"training.loop"},
+  {"training"},
+  {"report.figures"},
+  {"report.page"},
   {"report"},
 ]
 # Which third-party packages a room may use; every room may use the standard library.
@@ -68,12 +61,12 @@ ALLOWED = {
     "scipy",
     "tqdm",
   },
-  "optim": {"jax", "optax"},
-  "step": LIGHT | {"flax", "optax"},
-  "checkpoint": LIGHT | {"orbax"},
-  "run_log": {"tensorboardX"},
-  "loop": LIGHT | {"tqdm"},
-  "figures": {
+  "training.optim": {"jax", "optax"},
+  "training.step": LIGHT | {"flax", "optax"},
+  "training.checkpoint": LIGHT | {"orbax"},
+  "training.run_log": {"tensorboardX"},
+  "training.loop": LIGHT | {"tqdm"},
+  "report.figures": {
     "matplotlib",
     "numpy",
     "jaxtyping",
@@ -81,7 +74,7 @@ ALLOWED = {
     "sklearn",
     "threadpoolctl",
   },
-  "report": {"matplotlib", "numpy", "jaxtyping"},
+  "report.page": {"matplotlib", "numpy", "jaxtyping"},
 }
 MODULES = {
   ".".join(path.relative_to(ROOT / "ccl_jax").with_suffix("").parts): path
@@ -114,12 +107,12 @@ def room_of(dotted):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_from_above(module):
-  top = module.split(".")[0]
-  allowed = ALLOWED.get(top, LIGHT) | set(sys.stdlib_module_names) | {"ccl_jax"}
+  packages = ALLOWED.get(module) or ALLOWED.get(module.split(".")[0], LIGHT)
+  allowed = packages | set(sys.stdlib_module_names) | {"ccl_jax"}
   for name in imports(MODULES[module]):
     assert name.split(".")[0] in allowed, f"{module} imports {name}"
     if name.startswith("ccl_jax."):
-      assert row(room_of(name)) <= row(module), f"{module} imports {name}"
+      assert row(room_of(name)) < row(module), f"{module} imports {name}"
 
 
 def test_the_loss_imports_without_the_experiments_packages():

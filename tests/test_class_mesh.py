@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 
 import ccl_jax
-from ccl_jax import (
-  centers,
-  class_mesh,
-  losses,
-  objectives,
-  optim,
-  placement,
-  streaming,
-)
-from ccl_jax.checkpoint import Checkpoints
-from ccl_jax.step import init_state, make_train_step
+from ccl_jax import centers, class_mesh, losses, objectives, streaming
+from ccl_jax.training import optim, placement
+from ccl_jax.training.checkpoint import Checkpoints
+from ccl_jax.training.step import init_state, make_train_step
 from experiments.benchmarks.collectives import collectives
 from experiments.benchmarks.sharded_step import compile_step
 from tests.test_streaming import SETTINGS, assert_close, value_and_gradients

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 import ccl_jax
-from ccl_jax import losses, objectives, placement
+from ccl_jax import losses, objectives
+from ccl_jax.training import placement
 from tests.losses import oracles
 
 NUM_CLASSES, DIM, FEATURES = 13, 6, 9

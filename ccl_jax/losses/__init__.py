@@ -11,8 +11,6 @@ from ccl_jax.labels import mean_over_examples as mean_over_examples
 from ccl_jax.losses.center import center_contrastive as center_contrastive
 from ccl_jax.losses.center import center_loss as center_loss
 from ccl_jax.losses.center import contrastive_center as contrastive_center
-from ccl_jax.losses.contex import contex as contex
-from ccl_jax.losses.contex import nt_xent as nt_xent
 from ccl_jax.losses.pair import contrastive as contrastive
 from ccl_jax.losses.pair import multi_similarity as multi_similarity
 from ccl_jax.losses.pair import supcon as supcon
@@ -23,3 +21,5 @@ from ccl_jax.losses.proxy import normalized_softmax as normalized_softmax
 from ccl_jax.losses.proxy import proxy_anchor as proxy_anchor
 from ccl_jax.losses.proxy import proxy_nca as proxy_nca
 from ccl_jax.losses.proxy import soft_triple as soft_triple
+from ccl_jax.losses.view import contex as contex
+from ccl_jax.losses.view import nt_xent as nt_xent

@@ -35,8 +35,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ccl_jax.data import folder, pipeline, views
+from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Examples
+from ccl_jax.data.sources import folder
 
 SIZES = {"500 x 375": (500, 375), "1600 x 1200": (1600, 1200)}
 FILES, SIZE, BATCH = 32, 224, 32  # photographs of a size; pixels; images of a batch

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import class_mesh, objectives, placement
-from ccl_jax.step import TrainState
+from ccl_jax import class_mesh, objectives
+from ccl_jax.training import placement
+from ccl_jax.training.step import TrainState
 
 Centers = Literal["bank", "bank in bfloat16", "repelling bank", "trained"]
 

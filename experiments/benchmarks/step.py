@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from configs.base import Config
-from experiments import assemble, command_line, datasets
+from experiments.run import assemble, command_line, datasets
 
 CONFIG = Path("configs", "glyphs.py")
 TURNS, STEPS, DRAWN = 9, 20, 32  # turns of so many steps, over so many batches

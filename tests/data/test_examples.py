@@ -17,7 +17,7 @@ from ccl_jax.data.examples import (
   hold_out_classes,
   hold_out_of_classes,
 )
-from ccl_jax.data.folder import Files
+from ccl_jax.data.sources.folder import Files
 
 
 def encoded(pixels, kind="PNG"):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ccl_jax import retrieval
-from ccl_jax.run_log import read_events
+from ccl_jax.training.run_log import read_events
 from configs.base import Config
-from experiments import assemble, datasets, evaluate, retrieve, testing, train, workdir
+from experiments import evaluate, retrieve, train
+from experiments.run import assemble, datasets, testing, workdir
 from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.

@@ -16,8 +16,10 @@ import pytest
 
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments import charts, command_line, compare, datasets, tables
-from experiments.command_line import InputError
+from experiments import compare
+from experiments.comparison import charts, tables
+from experiments.run import command_line, datasets
+from experiments.run.command_line import InputError
 
 ROOT = Path(__file__).parents[2]
 SPACE = {"scale": (4.0, 8.0, 16.0, 32.0), "margin": (0.0, 0.1)}

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import (
-  assemble,
-  command_line,
-  compare,
-  datasets,
-  evaluate,
-  train,
-  workdir,
-)
+from experiments import compare, evaluate, train
+from experiments.run import assemble, command_line, datasets, workdir
 from tests.data import stand_ins
 
 ROOT = Path(__file__).parents[2]

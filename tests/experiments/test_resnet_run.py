@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax import loop
-from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data import views
 from ccl_jax.models import resnet
+from ccl_jax.training import loop
+from ccl_jax.training.checkpoint import Checkpoints
 from configs.base import Config
-from experiments import assemble, command_line, datasets, train
-from tests.experiments.test_command_line import refusal
+from experiments import train
+from experiments.run import assemble, command_line, datasets
+from tests.experiments.run.test_command_line import refusal
 from tests.models import oracles
 from tests.models.test_import_torch import safetensors
 

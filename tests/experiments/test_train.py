@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from ccl_jax import clustering
-from ccl_jax.checkpoint import Checkpoints
 from ccl_jax.data.examples import Decoded
-from ccl_jax.run_log import read_events
-from experiments import assemble, datasets, evaluate, retrieve, train, workdir
+from ccl_jax.training.checkpoint import Checkpoints
+from ccl_jax.training.run_log import read_events
+from experiments import evaluate, retrieve, train
+from experiments.run import assemble, datasets, workdir
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"images_per_second", "waiting_for_data", "seconds"}
@@ -26,7 +27,8 @@ TIMES = {"images_per_second", "waiting_for_data", "seconds"}
 # Trains in a process that kills itself as it asks for the batch of a given step.
 KILLED_AT = """
 import os, signal, sys
-from experiments import assemble, train
+from experiments.run import assemble
+from experiments import train
 
 make_batches, last = assemble.train_batches, int(sys.argv[1])
 

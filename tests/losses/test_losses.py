@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from ccl_jax import centers, losses, placement, streaming
+from ccl_jax import centers, losses, streaming
 from ccl_jax.losses import proxy
+from ccl_jax.training import placement
 from tests.losses import oracles
 
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import objectives, optim
+from ccl_jax import objectives
 from ccl_jax.models.glyph_net import GlyphNet
 from ccl_jax.models.projection import Projected
-from ccl_jax.step import init_state, make_embed_step
+from ccl_jax.training import optim
+from ccl_jax.training.step import init_state, make_embed_step
 
 
 @pytest.fixture(scope="module")

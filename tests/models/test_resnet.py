@@ -9,10 +9,11 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ccl_jax import losses, objectives, placement
+from ccl_jax import losses, objectives
 from ccl_jax.models import import_torch
 from ccl_jax.models.resnet import Backbone, ResNet, resnet18, resnet50
-from ccl_jax.step import TrainState, make_train_step
+from ccl_jax.training import placement
+from ccl_jax.training.step import TrainState, make_train_step
 from tests.models import oracles
 
 TINY = dict(depths=(1, 2), width=4)

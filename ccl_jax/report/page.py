@@ -1,0 +1,452 @@
+"""A run as one HTML page to look at: curves, numbers, pictures and what they found.
+
+The page holds everything it shows, opens offline and follows the reader's light or dark
+theme. Every part is optional: what a run does not have, the page leaves out.
+"""
+
+import base64
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+
+from ccl_jax.report.figures import (
+  INK,
+  Cells,
+  CenterMap,
+  Pictures,
+  cells_figure,
+  center_map_figure,
+  loss_figure,
+  throughput_figure,
+  thumbnail,
+  validation_figure,
+)
+
+_THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
+
+
+@dataclass(frozen=True)
+class Neighbours:
+  """Queries with the nearest gallery pictures of each, as `retrieval.search` gives."""
+
+  query_images: Pictures  # Q
+  query_labels: Int[np.ndarray, " Q"]
+  gallery_images: Pictures  # N; the same object as query_images without a gallery
+  gallery_labels: Int[np.ndarray, " N"]
+  indices: Int[np.ndarray, "Q k"]  # of the gallery, nearest first
+  similarities: Float[np.ndarray, "Q k"]
+  names: Mapping[int, str]  # of the classes; a label without a name shows as a number
+
+
+@dataclass(frozen=True)
+class Match:
+  """A found picture: its gallery index, class, cosine, and whether it is right."""
+
+  index: int
+  label: int
+  similarity: float
+  correct: bool
+
+
+def write_report(
+  path: str | Path,
+  *,
+  config: Mapping[str, Any],
+  events: Sequence[Mapping[str, Any]],
+  result: Mapping[str, Any],
+  queries: Neighbours | None = None,
+  centers: CenterMap | None = None,
+  cells: Cells | None = None,
+) -> None:
+  """Writes a run's page: one HTML file without outside references.
+
+  Args:
+    path: of the file. Its folder names the run, where the config has no `name`.
+    config: the run's settings; nested ones are shown under dotted names.
+    events: lines of metrics.jsonl: `train` (step, loss, images_per_second) and
+      `validation` (step, recall@1, map@r); other kinds and fields are not drawn.
+    result: of the test classes: `recall@K`, `map@r`, `r_precision` as fractions;
+      `steps`, `seconds`, `versions` (of the software).
+    queries: test pictures with what they found.
+    centers: trained class centers, for the map.
+    cells: accuracy by class and attribute, where there is one that may mislead.
+  """
+  path = Path(path)
+  name = str(config.get("name") or path.resolve().parent.name)
+  parts = [
+    _headline(name, result),
+    _curves_section(events),
+    _cells_section(cells),
+    _queries_section(queries),
+    _map_section(centers),
+    _numbers_section(config, result),
+  ]
+  page = _PAGE.replace("{title}", html.escape(name))
+  path.write_text(page.replace("{body}", "\n".join(filter(None, parts))), "utf-8")
+
+
+# Choosing what to show
+# ---------------------
+
+
+def matches(neighbours: Neighbours, query: int, *, most: int = 5) -> list[Match]:
+  """What a query found, nearest first."""
+  label = int(neighbours.query_labels[query])
+  found = neighbours.indices[query, :most].tolist()
+  cosines = neighbours.similarities[query, :most].tolist()
+  labels = [int(neighbours.gallery_labels[index]) for index in found]
+  return [
+    Match(index, other, cosine, other == label)
+    for index, other, cosine in zip(found, labels, cosines, strict=True)
+  ]
+
+
+def random_queries(neighbours: Neighbours, count: int, *, seed: int = 0) -> list[int]:
+  """Queries drawn without a look at what they found, among those with a match."""
+  order = np.random.default_rng(seed).permutation(_answerable(neighbours))
+  return sorted(order[:count].tolist())
+
+
+def hardest_mistakes(neighbours: Neighbours, count: int) -> list[int]:
+  """The most confident wrong answers, the most confident first.
+
+  Of the queries that confuse the same two classes, either way round, only the first.
+  """
+  answerable = _answerable(neighbours)
+  own = neighbours.query_labels[answerable]
+  found = neighbours.gallery_labels[neighbours.indices[answerable, 0]]
+  order = np.argsort(-neighbours.similarities[answerable, 0], kind="stable")
+  order = order[own[order] != found[order]]
+  pairs = np.sort(np.stack([own[order], found[order]], axis=1), axis=1)
+  _, first = np.unique(pairs, axis=0, return_index=True)
+  return answerable[order[np.sort(first)[:count]]].tolist()
+
+
+def _answerable(neighbours: Neighbours) -> np.ndarray:
+  """Queries that have another picture of their class in the gallery."""
+  among = neighbours.query_images is neighbours.gallery_images
+  present, sizes = np.unique(neighbours.gallery_labels, return_counts=True)
+  return np.flatnonzero(np.isin(neighbours.query_labels, present[sizes > int(among)]))
+
+
+# The page
+# --------
+
+
+def _headline(name: str, result: Mapping[str, Any]) -> str:
+  cards = [
+    ("Recall@1", _percent(result.get("recall@1")), "test classes"),
+    ("MAP@R", _percent(result.get("map@r")), "test classes"),
+  ]
+  if "probe accuracy" in result:
+    cards = [("Linear probe", _percent(result["probe accuracy"]), "test images")]
+  if "probe unbiased" in result:
+    cards.append(("Unbiased", _percent(result["probe unbiased"]), "mean over cells"))
+  cards += [
+    ("Steps", _count(result.get("steps")), "of training"),
+    ("Wall time", _duration(result.get("seconds")), "for the run"),
+  ]
+  shown = "".join(
+    f"<div class='card'><dt>{title}</dt><dd>{value}</dd><small>{note}</small></div>"
+    for title, value, note in cards
+  )
+  return (
+    f"<header><p class='kicker'>Run report</p><h1>{html.escape(name)}</h1>"
+    f"<dl class='cards'>{shown}</dl></header>"
+  )
+
+
+def _curves_section(events: Sequence[Mapping[str, Any]]) -> str:
+  figures = {
+    "Training loss against the step": loss_figure(events),
+    "Recall@1 and MAP@R of the validation classes": validation_figure(events),
+    "Images per second against the step": throughput_figure(events),
+  }
+  drawn = "".join(_svg(f, alt) for alt, f in figures.items() if f is not None)
+  if not drawn:
+    return ""
+  return f"<section><h2>Curves</h2><div class='curves'>{drawn}</div></section>"
+
+
+def _cells_section(cells: Cells | None) -> str:
+  if cells is None:
+    return ""
+  alt = (
+    f"Accuracy of {len(cells.classes)} classes by {len(cells.attributes)} attributes"
+  )
+  return (
+    "<section><h2>Accuracy by class and attribute</h2><p>Of the linear probe, on test"
+    " images; classes from top to bottom, the attribute from left to right. Where the"
+    " attribute is what the model sees, only the cells that go together in training are"
+    f" right.</p><div class='map'>{_svg(cells_figure(cells), alt)}</div></section>"
+  )
+
+
+def _queries_section(neighbours: Neighbours | None, count: int = 10) -> str:
+  if neighbours is None:
+    return ""
+  key = (
+    "<p class='key'>First the query, then its nearest pictures with their cosine"
+    " similarity: <span class='right'>&#10003; same class</span>"
+    " <span class='wrong'>&#10007; another class</span></p>"
+  )
+  note = (
+    "<p>The wrong answers of the greatest similarity, one for each two classes that"
+    " are confused.</p>"
+  )
+  sections = [
+    ("Queries drawn at random", key, random_queries(neighbours, count)),
+    ("Hardest mistakes", note, hardest_mistakes(neighbours, count)),
+  ]
+  return "".join(
+    f"<section><h2>{title}</h2>{text}<div class='queries'>"
+    + "".join(_query_row(neighbours, query) for query in chosen)
+    + "</div></section>"
+    for title, text, chosen in sections
+    if chosen
+  )
+
+
+def _query_row(neighbours: Neighbours, query: int) -> str:
+  def name(label: int) -> str:
+    return neighbours.names.get(label, str(label))
+
+  own = name(int(neighbours.query_labels[query]))
+  cells = [_cell(neighbours.query_images[query], own, "query", "query", "query")]
+  for match in matches(neighbours, query):
+    kind, mark = ("right", "&#10003;") if match.correct else ("wrong", "&#10007;")
+    caption = f"<b aria-hidden='true'>{mark}</b> {match.similarity:.3f}"
+    image = neighbours.gallery_images[match.index]
+    alt = "right" if match.correct else "wrong"
+    cells.append(_cell(image, name(match.label), caption, kind, alt))
+  return f"<div class='row'>{''.join(cells)}</div>"
+
+
+def _cell(image: np.ndarray, name: str, caption: str, kind: str, alt: str) -> str:
+  text = html.escape(name, quote=True)
+  return (
+    f"<figure class='{kind}'><img src='{_png(image)}' alt='{alt}: {text}'"
+    f" title='{text}'><figcaption><span class='name'>{text}</span>"
+    f"<span class='under'>{caption}</span></figcaption></figure>"
+  )
+
+
+def _map_section(centers: CenterMap | None) -> str:
+  figure = None if centers is None else center_map_figure(centers)
+  if centers is None or figure is None:
+    return ""
+  shown = min(150, len(centers.centers))
+  alt = f"Map of {shown} class centers, a picture of each class at its place"
+  return (
+    f"<section><h2>Map of the class centers</h2><p>{shown} training classes, where"
+    " t-SNE puts their centers. Near in the map: near for the model. Far apart says"
+    " little.</p>"
+    f"<div class='map'>{_svg(figure, alt)}</div></section>"
+  )
+
+
+def _numbers_section(config: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+  other = {"steps", "seconds", "versions"}
+  metrics = {
+    _metric_name(name): _percent(value)
+    for name, value in result.items()
+    if name not in other and not isinstance(value, str | Mapping)
+  }
+  parts = []
+  if metrics:
+    parts.append(f"<h2>Test classes</h2>{_table(metrics, 'metric', 'value')}")
+  for title, values in (
+    ("Config", _flat(config)),
+    ("Versions", _flat(result.get("versions") or {})),
+  ):
+    if values:
+      table = _table(values, "field", "value")
+      parts.append(f"<details><summary>{title}</summary>{table}</details>")
+  return f"<section>{''.join(parts)}</section>" if parts else ""
+
+
+def _table(values: Mapping[str, Any], left: str, right: str) -> str:
+  rows = "".join(
+    f"<tr><th scope='row'>{html.escape(name)}</th>"
+    f"<td>{html.escape(str(value))}</td></tr>"
+    for name, value in values.items()
+  )
+  head = f"<tr><th scope='col'>{left}</th><th scope='col'>{right}</th></tr>"
+  return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f"{prefix}{name}.")
+    else:
+      flat[f"{prefix}{name}"] = value
+  return flat
+
+
+def _svg(figure: Figure, alt: str) -> str:
+  """The figure as inline SVG, in the page's font and text colour."""
+  drawn = io.StringIO()
+  with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+    figure.savefig(drawn, format="svg", transparent=True)
+  svg = drawn.getvalue()
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+  svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # else ids repeat between figures
+  svg = re.sub(r"font(-family)?: ([^;\"']*)'[^;\"]*", _page_font, svg)
+  svg = re.sub(r' width="[^"]*pt"| height="[^"]*pt"', "", svg, count=2)
+  svg = svg.replace(INK, "currentColor")
+  return svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
+
+
+def _page_font(found: re.Match) -> str:
+  """Keeps weight and size of an SVG font declaration, and drops its family."""
+  return f"font{found[1] or ''}: {found[2]}inherit"
+
+
+def _png(image: np.ndarray) -> str:
+  data = io.BytesIO()
+  thumbnail(image, _THUMBNAIL).save(data, "png", optimize=True)
+  return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _metric_name(name: str) -> str:
+  known = {"map@r": "MAP@R", "r_precision": "R-precision"}
+  return known.get(name, name.replace("recall", "Recall"))
+
+
+def _percent(value: float | None) -> str:
+  if value is None or not math.isfinite(value):
+    return "–"
+  return f"{100 * value:.2f} %"
+
+
+def _count(value: int | None) -> str:
+  return "–" if value is None else f"{value:,}"
+
+
+def _duration(seconds: float | None) -> str:
+  if seconds is None or not math.isfinite(seconds):
+    return "–"
+  hours, minutes = int(seconds) // 3600, int(seconds) // 60 % 60
+  if hours:
+    return f"{hours} h {minutes:02} min"
+  return f"{minutes} min {int(seconds) % 60:02} s" if minutes else f"{seconds:.1f} s"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {
+  color-scheme: light dark;
+  --paper: #fbfbfa; --raised: #fff; --ink: #1c2024; --soft: #667078; --line: #e3e5e8;
+  --right: #12803c; --wrong: #c8322b; --query: #3b82f6;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #14171a; --raised: #1c2024; --ink: #e8eaec; --soft: #98a2ab;
+    --line: #30363c; --right: #3fbf6f; --wrong: #f2685f; --query: #6ba4ff;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; padding: 3rem 1.25rem 5rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
+    "Noto Sans", "DejaVu Sans", sans-serif;
+}
+main { max-width: 68rem; margin: 0 auto; }
+h1 {
+  font-size: 2.1rem; line-height: 1.15; margin: 0 0 1.5rem; overflow-wrap: anywhere;
+}
+h2 { font-size: 1.3rem; margin: 3.25rem 0 .5rem; }
+p { margin: 0 0 1rem; max-width: 44rem; color: var(--soft); }
+.kicker {
+  margin: 0; font-size: .78rem; letter-spacing: .09em; text-transform: uppercase;
+}
+.cards {
+  display: grid; gap: .9rem; margin: 0;
+  grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr));
+}
+.card {
+  background: var(--raised); border: 1px solid var(--line); border-radius: 12px;
+  padding: 1rem 1.2rem;
+}
+.card dt { color: var(--soft); font-size: .88rem; }
+.card dd {
+  margin: .1rem 0 0; font-size: 1.75rem; font-weight: 650; line-height: 1.25;
+  font-variant-numeric: tabular-nums; white-space: nowrap;
+}
+.card small { color: var(--soft); }
+.curves {
+  display: grid; gap: .9rem; margin-top: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(18.5rem, 1fr));
+}
+.curves svg, .map svg {
+  display: block; width: 100%; height: auto; background: var(--raised);
+  border: 1px solid var(--line); border-radius: 12px; padding: .6rem;
+}
+.key { max-width: none; }
+.key span { margin-left: .5rem; font-weight: 600; white-space: nowrap; }
+.key .right, .right .under { color: var(--right); }
+.key .wrong, .wrong .under { color: var(--wrong); }
+.queries {
+  display: grid; gap: .9rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
+}
+.row {
+  display: grid; gap: .55rem; padding: .8rem; background: var(--raised);
+  grid-template-columns: 1.12fr repeat(5, 1fr); align-items: end;
+  border: 1px solid var(--line); border-radius: 12px;
+}
+figure { margin: 0; min-width: 0; }
+figure img {
+  display: block; width: 100%; aspect-ratio: 1; object-fit: cover;
+  border: 3px solid; border-radius: 7px;
+}
+figure.query { padding-right: .35rem; border-right: 1px dashed var(--line); }
+.query img { border-color: var(--query); }
+.right img { border-color: var(--right); }
+.wrong img { border-color: var(--wrong); }
+figcaption {
+  margin-top: .3rem; font-size: .78rem; line-height: 1.35; text-align: center;
+  font-variant-numeric: tabular-nums;
+}
+figcaption span {
+  display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+}
+.under { font-weight: 600; }
+.query .under { color: var(--query); }
+table {
+  border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  margin: .6rem 0 1rem;
+}
+th, td {
+  text-align: left; padding: .42rem .75rem .42rem 0; overflow-wrap: anywhere;
+  border-bottom: 1px solid var(--line); font-weight: 400; vertical-align: top;
+}
+thead th { color: var(--soft); font-size: .82rem; }
+tbody th { width: 40%; }
+details { border-top: 1px solid var(--line); padding: .8rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+@media print { .row, .card, svg { break-inside: avoid; } }
+</style>
+</head>
+<body><main>
+{body}
+</main></body>
+</html>
+"""

@@ -1,0 +1,227 @@
+"""The host's loop: next batch, step, log, evaluate, save."""
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float
+from tqdm import tqdm
+
+from ccl_jax.training.checkpoint import Checkpoints
+from ccl_jax.training.placement import Placement
+from ccl_jax.training.run_log import RunLog
+from ccl_jax.training.step import Batch, TrainState, TrainStep
+
+
+@runtime_checkable
+class BatchIterator(Protocol):
+  """Batches of this process's rows, whose position can be saved, as Grain's are."""
+
+  def __next__(self) -> Batch: ...
+  def get_state(self) -> Any: ...
+  def set_state(self, state: Any) -> None: ...
+
+
+class NonFiniteLoss(RuntimeError):
+  """The loss was NaN or infinite; the message names the step."""
+
+
+class Stopped(RuntimeError):
+  """The run was asked to stop, and has saved; `step` says where."""
+
+  def __init__(self, step: int, signal_number: int):
+    super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
+    self.step, self.signal_number = step, signal_number
+
+
+class _StopRequest:
+  """Turns the first Ctrl-C or SIGTERM into a wish; a second one stops at once."""
+
+  def __init__(self):
+    self.signal_number: int | None = None
+
+  def __call__(self, signal_number: int, frame: FrameType | None):
+    if self.signal_number is not None:
+      raise KeyboardInterrupt
+    self.signal_number = signal_number
+    print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+
+  def reached(self, step: int) -> int | None:
+    """The signal to stop for, after a step; the same for all processes."""
+    if jax.process_count() == 1:
+      return self.signal_number
+    # They must agree on a step, whoever got the signal, and when.
+    told = multihost_utils.reached_preemption_sync_point(step)
+    return signal.SIGTERM if told else None
+
+
+@contextlib.contextmanager
+def _stop_request() -> Iterator[_StopRequest]:
+  request = _StopRequest()
+  if jax.process_count() > 1:  # JAX's own handler passes SIGTERM on to the others
+    yield request
+    return
+  before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield request
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def fit(
+  state: TrainState,
+  train_step: TrainStep,
+  batches: BatchIterator,
+  *,
+  placement: Placement,
+  steps: int,
+  batch_size: int,
+  evaluate: Callable[[TrainState], dict[str, float]] | None,
+  log: RunLog,
+  checkpoints: Checkpoints,
+  log_every: int,
+  eval_every: int,
+  checkpoint_every: int,
+) -> TrainState:
+  """Trains from `state.step` to `steps`, and leaves a checkpoint of the last step.
+
+  Args:
+    state: one copy, fresh or restored; `batches` stands at the same step.
+    train_step: uncompiled; compiled here, by the placement.
+    batches: this process's rows of each batch.
+    placement: where state and batches live.
+    steps: of the whole run, not of this session.
+    batch_size: of the global batch, for the rate.
+    evaluate: one copy of the state -> metrics of the validation classes; or None.
+    log: takes `train` and `validation` events.
+    checkpoints: takes the state and the position of `batches`.
+    log_every: steps between `train` events. An event holds the values of its own step,
+      not of a window, so that a resumed run writes the same ones.
+    eval_every: steps between evaluations; the last step is always one.
+    checkpoint_every: steps between checkpoints; the last step is always one.
+
+  Returns:
+    One copy of the trained state.
+
+  Raises:
+    NonFiniteLoss: naming the first step whose loss is not finite. Nothing is saved from
+      then on, so the newest checkpoint is a good one.
+    Stopped: after Ctrl-C or SIGTERM, once the state is saved. Of several processes, a
+      SIGTERM to any one stops all of them at one step; Ctrl-C ends them as it is.
+  """
+  first = int(state.step)
+  state = placement.put_state(state)
+  compiled_step = placement.compile_step(train_step)
+  pending: list[tuple[int, Any]] = []
+  clock = _Clock(log.seconds)
+
+  def flush() -> dict[str, float]:
+    """Waits for the steps so far and returns the last one's metrics."""
+    for number, metrics in jax.device_get(pending):
+      last = {k: float(v) for k, v in placement.one_copy(metrics).items()}
+      if not math.isfinite(last["loss"]):
+        raise NonFiniteLoss(
+          f"the loss of step {number} is {last['loss']}; the newest checkpoint is from "
+          "before it. Lower the learning rate, or look at the labels and images"
+        )
+    pending.clear()
+    return last
+
+  progress = tqdm(
+    total=steps,
+    initial=first,
+    unit="step",
+    disable=jax.process_index() > 0,
+    mininterval=1 if sys.stderr.isatty() else 20,
+  )
+  with _stop_request() as request, progress:
+    for step in range(first + 1, steps + 1):
+      with clock.waiting():
+        batch = placement.put_batch(next(batches))
+      state, metrics = compiled_step(state, batch)
+      pending.append((step, metrics))
+      progress.update()
+
+      if step % log_every == 0:
+        values = flush()
+        rates = clock.lap(batch_size * log_every)
+        log.write("train", step, values | rates)
+        progress.set_postfix(
+          loss=f"{values['loss']:.3f}", images_s=f"{rates['images_per_second']:.0f}"
+        )
+      if evaluate is not None and (step % eval_every == 0 or step == steps):
+        if pending:
+          flush()
+        with clock.paused():
+          values = evaluate(placement.one_copy(state))
+        log.write("validation", step, values)
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
+        if not progress.disable:
+          progress.write(f"step {step}: validation {shown}", file=sys.stderr)
+      stopping = request.reached(step)
+      if step % checkpoint_every == 0 or step == steps or stopping is not None:
+        if pending:
+          flush()
+        checkpoints.save(step, placement.one_copy(state), batches.get_state())
+      if stopping is not None:
+        raise Stopped(step, stopping)
+  return placement.one_copy(state)
+
+
+class _Clock:
+  """Time spent training, and the part of it spent waiting for data."""
+
+  def __init__(self, seconds: float):
+    self._seconds, self._waited = seconds, 0.0
+    self._lap_start = time.perf_counter()
+
+  @contextlib.contextmanager
+  def waiting(self):
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  @contextlib.contextmanager
+  def paused(self):
+    start = time.perf_counter()
+    yield
+    self._lap_start += time.perf_counter() - start
+
+  def lap(self, images: int) -> dict[str, float]:
+    """Rates since the last lap."""
+    now = time.perf_counter()
+    elapsed, waited = now - self._lap_start, self._waited
+    self._lap_start, self._waited = now, 0.0
+    self._seconds += elapsed
+    return {
+      "images_per_second": round(images / elapsed, 1),
+      "waiting_for_data": round(waited / elapsed, 4),
+      "seconds": round(self._seconds, 3),
+    }
+
+
+def embed(
+  embed_step: Callable[[TrainState, np.ndarray], np.ndarray],
+  state: TrainState,
+  batches: Iterable[Batch],
+  num_examples: int,
+) -> Float[np.ndarray, "N D"]:
+  """Embeds every example once, in order.
+
+  Args:
+    embed_step: from `Placement.compile_embed`.
+    state: one copy.
+    batches: this process's rows of each batch, all of one size.
+    num_examples: N; rows beyond it pad the last batch and are dropped.
+  """
+  embeddings = [embed_step(state, batch["image"]) for batch in batches]
+  return np.concatenate(embeddings)[:num_examples]

@@ -1,0 +1,1 @@
+"""Several runs beside each other: jobs, tables, charts and ablations."""

@@ -1,0 +1,187 @@
+"""Figures of a comparison, from its stored results alone."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from configs.comparison import Comparison
+from experiments.comparison import tables
+
+METRIC = "recall@1"
+GROUPS = ("rare", "medium", "frequent")  # of train classes, where there is an imbalance
+# Ours by thick lines of their own colours, baselines by thin ones of the others.
+_OURS = ("#1d6fd8", "#d9680f", "#0f8a5f", "#c02a6b")
+_BASELINES = [
+  matplotlib.colormaps["tab20b"](i) for i in (0, 4, 8, 12, 16, 2, 6, 10)
+] + [matplotlib.colormaps["tab20c"](i) for i in (16, 17, 12, 4)]
+
+
+def draw(
+  results: Sequence[tables.Result],
+  order: tables.Order,
+  comparison: Comparison,
+  folder: Path,
+  name: str,
+) -> list[Path]:
+  """Draws what the results hold, and returns the paths of the PNG files."""
+  figures = {}
+  curves = tables.curves(results, METRIC, order.columns[-1])
+  field = comparison.varied()
+  # Of two lengths of a run, the longer one's curve tells more than both ends.
+  if field is not None and (field != "steps" or len(order.columns) > 2):
+    title = "Recall@1 of unseen test classes"
+    figures[f"{name}.png"] = over_values(results, order, comparison, title)
+  elif curves:
+    figures[f"{name}_steps.png"] = _over_steps(curves, order, comparison)
+  finished = [result["metrics"] for result in results if "diverged_at" not in result]
+  if finished and all(_group(g) in metrics for metrics in finished for g in GROUPS):
+    figures[f"{name}_groups.png"] = _by_group(results, order, comparison)
+  folder.mkdir(parents=True, exist_ok=True)
+  for file, figure in figures.items():
+    figure.savefig(folder / file, dpi=130)
+  return [folder / file for file in figures]
+
+
+def _over_steps(curves, order: tables.Order, comparison: Comparison) -> Figure:
+  """The curves of validation classes, mean over the seeds with its 95% interval."""
+  lines = {
+    row: [
+      (at[0][0], [value for _, value in at])
+      for at in zip(*curves[row].values(), strict=True)
+    ]
+    for row in order.rows
+    if row in curves
+  }
+  figure, axes = _axes(f"Recall@1 of validation classes, {order.columns[-1]}")
+  _draw_lines(axes, lines, comparison.ours)
+  axes.set_xlabel("steps")
+  return figure
+
+
+def over_values(
+  results: Sequence[tables.Result],
+  order: tables.Order,
+  comparison: Comparison,
+  title: str,
+) -> Figure:
+  """Recall@1 against the one field that the columns of a comparison differ in."""
+  field = comparison.varied()
+  assert field is not None
+  cells = tables.by_cell(results, METRIC)
+  values = {c: comparison.columns[c][field] for c in order.columns}
+  lines = {}
+  for row in order.rows:
+    found = [
+      (values[c], [*cells[row, c].values()]) for c in values if (row, c) in cells
+    ]
+    if found:
+      lines[row] = found
+  figure, axes = _axes(title)
+  numbers = all(isinstance(value, int | float) for value in values.values())
+  if not numbers:
+    places = {value: place for place, value in enumerate(values.values())}
+    lines = {r: [(places[v], found) for v, found in at] for r, at in lines.items()}
+    axes.set_xticks([*places.values()], [str(value) for value in places])
+  elif min(values.values()) > 0 and max(values.values()) >= 8 * min(values.values()):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([*values.values()], [f"{value:g}" for value in values.values()])
+    axes.minorticks_off()
+  _draw_lines(axes, lines, comparison.ours)
+  axes.set_xlabel(field.replace("_", " "))
+  return figure
+
+
+def _by_group(results, order: tables.Order, comparison: Comparison) -> Figure:
+  """Recall@1 on held-out images of rare, medium and frequent train classes."""
+  figure, axes = _axes("Recall@1 of held-out images of the train classes")
+  columns = [c for c in order.columns if any(r["column"] == c for r in results)]
+  rows = [row for row in order.rows if any(r["row"] == row for r in results)]
+  places, labels = [], []
+  width = 0.8 / len(rows)
+  colors = _colors(rows, comparison.ours)
+  for number, (column, group) in enumerate((c, g) for c in columns for g in GROUPS):
+    cells = tables.by_cell(results, _group(group))
+    places.append(number + number // len(GROUPS) * 0.6)
+    labels.append(f"{group}\n{column}" if group == GROUPS[1] else group)
+    for offset, row in enumerate(rows):
+      values = [*cells.get((row, column), {}).values()]
+      if values:
+        axes.bar(
+          places[-1] + (offset - (len(rows) - 1) / 2) * width,
+          statistics.mean(values),
+          width,
+          yerr=tables.half_width(values) if len(values) > 1 else None,
+          color=colors[row],
+          label=row if number == 0 else None,
+          error_kw={"linewidth": 0.8},
+        )
+  axes.set_xticks(places, labels)
+  axes.grid(visible=False, axis="x")
+  axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+  return figure
+
+
+def _group(name: str) -> str:
+  return f"seen {name} recall@1"
+
+
+def _axes(title: str) -> tuple[Figure, Axes]:
+  figure = Figure(figsize=(9, 6), layout="constrained")
+  axes = figure.subplots()
+  axes.set_title(title, loc="left")
+  axes.grid(alpha=0.25)
+  axes.spines[["top", "right"]].set_visible(False)
+  return figure, axes
+
+
+def _colors(rows: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
+  baselines = [row for row in rows if row not in ours]
+  colors: dict[str, Any] = dict(zip(ours, _OURS, strict=False))
+  return colors | {r: _BASELINES[i % len(_BASELINES)] for i, r in enumerate(baselines)}
+
+
+def _draw_lines(
+  axes: Axes,
+  lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
+  ours: Sequence[str],
+) -> None:
+  """A line a method with its interval; its name at its end, in order of the ends."""
+  colors = _colors([*lines], ours)
+  for row, points in lines.items():
+    x = [place for place, _ in points]
+    mean = np.array([statistics.mean(values) for _, values in points])
+    width = 2.2 if row in ours else 1.1
+    axes.plot(x, mean, color=colors[row], linewidth=width, marker="o", markersize=3)
+    if all(len(values) > 1 for _, values in points):
+      half = np.array([tables.half_width(values) for _, values in points])
+      axes.fill_between(x, mean - half, mean + half, color=colors[row], alpha=0.08)
+  low, high = axes.get_ylim()
+  ends = {row: statistics.mean(points[-1][1]) for row, points in lines.items()}
+  step = (high - low) / 28
+  at = high + step / 2
+  for row in sorted(ends, key=lambda row: -ends[row]):  # pushed down where they'd meet
+    at = min(at - step, ends[row])
+    axes.annotate(
+      f"{row} {ends[row]:.3f}",
+      (lines[row][-1][0], ends[row]),
+      xytext=(1.03, (at - low) / (high - low)),
+      textcoords="axes fraction",
+      color=colors[row],
+      fontsize=9,
+      va="center",
+      weight="bold" if row in ours else "normal",
+      arrowprops={
+        "arrowstyle": "-",
+        "color": colors[row],
+        "linewidth": 0.5,
+        "relpos": (0, 0.5),
+        "shrinkA": 1,
+      },
+    )
+  axes.set_ylim(low, high)

@@ -1,0 +1,195 @@
+"""Stored results of a comparison, as Markdown tables."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.run.command_line import InputError
+
+Result = Mapping[str, Any]
+BySeed = dict[int, float]
+PART = 0.9  # of the best baseline's final value: how soon is it reached?
+
+
+class Order(NamedTuple):
+  """Rows and columns as a table is to show them."""
+
+  rows: Sequence[str]
+  columns: Sequence[str]
+
+
+def read(folder: Path) -> list[Result]:
+  """All stored results of a folder."""
+  paths = sorted(folder.glob("*.json"))
+  if not paths:
+    raise InputError(f"{folder} holds no results; run without --table-only first")
+  return [json.loads(path.read_text()) for path in paths]
+
+
+def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], BySeed]:
+  """(row, column) -> seed -> value.
+
+  Raises:
+    InputError: a metric that some result does not hold.
+  """
+  cells: dict[tuple[str, str], BySeed] = {}
+  for result in results:
+    seeds = cells.setdefault((result["row"], result["column"]), {})
+    seeds[result["seed"]] = value_of(result, metric)
+  return cells
+
+
+def value_of(result: Result, metric: str) -> float:
+  """A metric of a run; 0 if it diverged, and has none.
+
+  Raises:
+    InputError: a metric that the result does not hold.
+  """
+  if "diverged_at" in result:
+    return 0.0
+  if metric not in result["metrics"]:
+    known = ", ".join(result["metrics"])
+    raise InputError(f"metric {metric}: the results hold {known}")
+  return result["metrics"][metric]
+
+
+def curves(
+  results: Sequence[Result], metric: str, column: str
+) -> dict[str, dict[int, list[tuple[int, float]]]]:
+  """Row -> seed -> (step, value on validation classes), 0 where a run had diverged."""
+  of_column = [result for result in results if result["column"] == column]
+  evaluated = {p["step"] for result in of_column for p in result.get("curve", ())}
+  found: dict[str, dict[int, list[tuple[int, float]]]] = {}
+  for result in of_column:
+    points = {point["step"]: point[metric] for point in result.get("curve", ())}
+    if "diverged_at" in result:
+      points = {step: points.get(step, 0.0) for step in evaluated}
+    if points:
+      found.setdefault(result["row"], {})[result["seed"]] = sorted(points.items())
+  return found
+
+
+def means(
+  results: Sequence[Result], metric: str, order: Order, minus: str | None = None
+) -> str:
+  """Mean and half of the 95% interval (Student's t) over the seeds, cell by cell.
+
+  Args:
+    results: as stored.
+    metric: what to show.
+    order: of rows and columns; those without a result are left out.
+    minus: a row that is taken from the others, seed by seed.
+  """
+  cells = by_cell(results, metric)
+  seeds = max(map(len, cells.values()))
+  rows = [row for row in order.rows if any(row == cell[0] for cell in cells)]
+  columns = [c for c in order.columns if any(c == cell[1] for cell in cells)]
+  if minus is not None and minus not in rows:
+    raise InputError(f"--minus={minus}: the rows are {', '.join(rows)}")
+
+  def shown(row: str, column: str) -> str:
+    values = cells.get((row, column), {})
+    if minus is not None:
+      base = cells.get((minus, column), {})
+      values = {seed: values[seed] - base[seed] for seed in values.keys() & base}
+    fewer = f" ({len(values)} of {seeds})" if 0 < len(values) < seeds else ""
+    return interval([*values.values()]) + fewer
+
+  title = metric if minus is None else f"{metric}, minus {minus}"
+  body = [[r, *(shown(r, c) for c in columns)] for r in rows if r != minus]
+  return _markdown([title, *columns], body)
+
+
+def speed(
+  results: Sequence[Result], metric: str, order: Order, ours: Sequence[str]
+) -> str:
+  """Steps until a method's curve reaches parts of the best baseline's final value.
+
+  On the validation classes, of the runs of the last column; a straight line joins the
+  points of a curve. Each seed holds out other classes, so a run is compared with the
+  best baseline's run of the same seed. Empty where no baseline, a method that is not
+  ours, has a curve.
+  """
+  found = curves(results, metric, order.columns[-1])
+  final = {
+    row: statistics.mean(points[-1][1] for points in of_seeds.values())
+    for row, of_seeds in found.items()
+  }
+  baselines = [row for row in final if row not in ours]
+  if not ours or not baselines:
+    return ""
+  best = max(baselines, key=lambda row: final[row])
+  body = []
+  for row in (row for row in order.rows if row in found):
+    shown = []
+    for part in (PART, 1.0):
+      steps = [
+        first_step(points, part * found[best][seed][-1][1])
+        for seed, points in found[row].items()
+        if seed in found[best]
+      ]
+      shown.append("not in all seeds" if None in steps else interval(steps, 0))
+    body.append([row, f"{final[row]:.3f}", *shown])
+  return _markdown(
+    [
+      f"validation {metric}, {order.columns[-1]}",
+      "at the end",
+      f"steps to {PART:.0%} of {best}",
+      f"steps to {best}'s end",
+    ],
+    body,
+  )
+
+
+def first_step(points: Sequence[tuple[int, float]], goal: float) -> float | None:
+  """Where a curve, from 0 at step 0, first reaches a value; None if it never does."""
+  if goal <= 0:
+    return 0
+  before = (0, 0.0)
+  for point in points:
+    if point[1] >= goal:
+      part = (goal - before[1]) / (point[1] - before[1])
+      return before[0] + part * (point[0] - before[0])
+    before = point
+  return None
+
+
+def settings(tuned: Mapping[str, Mapping[str, Any]]) -> str:
+  """What the search has found for each method."""
+  body = [
+    [
+      row,
+      ", ".join(
+        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()
+      ),
+    ]
+    for row, found in tuned.items()
+    if found
+  ]
+  return _markdown(["method", "settings of its best trial"], body)
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
+  """`0.612 ± 0.034`; a single value stands alone, none is empty."""
+  if not values:
+    return ""
+  mean = f"{statistics.mean(values):.{digits}f}"
+  if len(values) == 1:
+    return mean
+  return f"{mean} ± {half_width(values):.{digits}f}"
+
+
+def half_width(values: Sequence[float]) -> float:
+  """Half of the 95% interval of a mean (Student's t)."""
+  from scipy import stats  # slow to import
+
+  deviation = statistics.stdev(values) / math.sqrt(len(values))
+  return float(stats.t.ppf(0.975, len(values) - 1) * deviation)
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  lines = [head, ["---"] * len(head), *body]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,235 @@
+"""From a config to the parts of a run; to its loss, in `objective.py`."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ccl_jax import centers, class_mesh
+from ccl_jax.data import pipeline, views
+from ccl_jax.data.examples import Examples
+from ccl_jax.models import import_torch, resnet
+from ccl_jax.models.glyph_net import GlyphNet
+from ccl_jax.models.projection import Projected
+from ccl_jax.training import loop, optim, placement, step
+from ccl_jax.training.checkpoint import Checkpoints
+from configs.base import Config
+from experiments.run import workdir
+from experiments.run.datasets import Data
+from experiments.run.objective import make_objective
+from experiments.run.testing import Embed
+
+
+class Run(NamedTuple):
+  """The parts of a run; `init_state` computes, the others only describe."""
+
+  placement: placement.Placement
+  train_step: step.TrainStep
+  init_state: Callable[[], step.TrainState]
+  embed: Embed  # (state, examples) -> embeddings [N, D], labels [N]
+
+
+def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
+  """The network; `axis_name` is the one that a mapped training batch is split over."""
+  if config.model == "glyph_net":
+    model = GlyphNet(dim=config.dim, widths=config.widths, depth=config.depth)
+  else:
+    model = _make_resnet(config, axis_name)
+  return Projected(model, config.projection) if config.projection else model
+
+
+def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
+  make = resnet.resnet18 if config.model == "resnet18" else resnet.resnet50
+  return make(
+    dim=config.dim,
+    pooling=config.pooling,
+    layer_norm=config.layer_norm,
+    frozen_batch_norm=config.frozen_batch_norm,
+    small_images=config.small_images,
+    dtype=jnp.dtype(config.compute_dtype),
+    axis_name=axis_name,
+  )
+
+
+def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
+  """A fresh state with its backbone from the config's file of weights, if any.
+
+  Raises:
+    ValueError, OSError: naming what of the file is missing or does not fit.
+  """
+  if config.weights is None:
+    return state
+  weights = import_torch.read(config.weights)
+  variables = {"params": state.params["model"], **state.model_state}
+  try:
+    filled = import_torch.resnet(weights, variables)
+  except ValueError as error:
+    raise ValueError(f"weights={config.weights}: {error}") from error
+  params = {**state.params, "model": filled.pop("params")}
+  return state.replace(params=params, model_state=filled)
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+  make = {
+    "sgd": optim.sgd,
+    "adamw": functools.partial(
+      optim.adamw,
+      backbone_learning_rate=config.backbone_learning_rate,
+      frozen_steps=round(config.frozen_backbone_fraction * config.steps),
+    ),
+  }[config.optimizer]
+  return make(
+    config.learning_rate,
+    config.centers_learning_rate,
+    steps=config.steps,
+    warmup_steps=round(config.warmup_fraction * config.steps),
+    weight_decay=config.weight_decay,
+  )
+
+
+def make_embed(
+  config: Config, place: placement.Placement | None = None, *, flip: bool = False
+) -> Embed:
+  """Embeds all of a set of examples; compiled once, whatever their number.
+
+  Args:
+    config: of the run.
+    place: where the state lives, with all processes; None: this process's first device.
+    flip: take the mean of the embeddings of an image and of its mirror image, each at
+      unit length.
+  """
+  processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
+  place = place or placement.with_jit(jax.local_devices()[:1])
+  method = "features" if config.projection else None
+  embed_step = step.make_embed_step(make_model(config), method)
+
+  def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
+    both = embed_step(state, images), embed_step(state, images[:, :, ::-1])
+    return sum(map(centers.unit, both)) / 2
+
+  compiled = place.compile_embed(embed_both if flip else embed_step)
+
+  def embed(state: step.TrainState, examples: Examples):
+    batches = pipeline.eval_batches(
+      examples,
+      batch_size=config.batch_size,
+      process_index=processes[0],
+      process_count=processes[1],
+    )
+    return loop.embed(compiled, state, batches, len(examples)), examples.labels
+
+  return embed
+
+
+def make_mesh(config: Config, num_classes: int) -> class_mesh.ClassMesh | None:
+  """The mesh that the centers are split over, if they are."""
+  if config.parallel != "class_sharded":
+    return None
+  return class_mesh.make(num_classes, config.class_shards or None)
+
+
+def make_placement(
+  config: Config, mesh: class_mesh.ClassMesh | None = None
+) -> placement.Placement:
+  """Checks the batch against the devices; refuses what does not divide."""
+  placement.check_batch_size(config.batch_size, jax.device_count())
+  if mesh is not None:
+    return placement.with_class_sharding(mesh)
+  if config.parallel == "jit":
+    return placement.with_jit()
+  if jax.process_count() > 1:
+    raise ValueError(
+      f"parallel=pmap runs in one process and this job has {jax.process_count()}; "
+      "take jit or class_sharded"
+    )
+  return placement.with_pmap()
+
+
+def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
+  """This process's rows of every batch, from the first step on."""
+  known_views = {
+    "none": None,
+    "warp": views.warp,
+    "warp_and_grey": views.chain(views.warp, views.grey),
+    "crop_and_flip": views.crop_and_flip,
+    "photo": views.flip,
+    "photo_color": views.chain(views.flip, views.color_jitter, views.grey),
+    "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.grey),
+  }
+  crop = functools.partial(
+    views.random_resized_crop, size=config.image_size, smallest=config.smallest_crop
+  )
+  return iter(
+    pipeline.train_batches(
+      examples,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      view=known_views[config.view],
+      crop=crop if config.view in ("photo", "photo_color") else None,
+      num_views=config.views,
+      images_per_class=config.images_per_class or None,
+      num_workers=config.num_workers,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+  )
+
+
+def make_run(config: Config, data: Data) -> Run:
+  """Puts model, loss, optimizer and placement together."""
+  mesh = make_mesh(config, data.train.num_classes)
+  place = make_placement(config, mesh)
+  model = make_model(config, place.axis_name)
+  objective = make_objective(config, data.train.num_classes, place.axis_name, mesh)
+  optimizer = make_optimizer(config)
+  image = data.train[0]["image"]
+  init_key, step_key = jax.random.split(jax.random.key(config.seed))
+  return Run(
+    placement=place,
+    train_step=step.make_train_step(
+      model, objective, optimizer, key=step_key, axis_name=place.axis_name
+    ),
+    init_state=lambda: place.make_state(
+      lambda: step.init_state(init_key, model, objective, optimizer, image)
+    ),
+    embed=make_embed(config, place),
+  )
+
+
+def steps(
+  run: Run, config: Config, data: Data
+) -> Iterator[tuple[int, step.Batch, step.TrainState, dict[str, jax.Array]]]:
+  """A run from its start, without a log or checkpoints: what is left by each step.
+
+  Yields:
+    (number of the step, its batch, state as placed, metrics as placed).
+  """
+  state = run.placement.put_state(run.init_state())
+  compiled = run.placement.compile_step(run.train_step)
+  batches = itertools.islice(train_batches(config, data.train), config.steps)
+  for number, batch in enumerate(batches, start=1):
+    state, metrics = compiled(state, run.placement.put_batch(batch))
+    yield number, batch, state, metrics
+
+
+def restore(rundir: Path) -> step.TrainState:
+  """What the newest checkpoint in a run's folder has of the model.
+
+  The class vectors and the optimizer's state, which may be larger than a device, stay
+  on the disk.
+
+  Raises:
+    ValueError: if the run has saved none yet.
+  """
+  path = rundir / workdir.CHECKPOINTS
+  if path.is_dir():
+    with Checkpoints(path, read_only=True) as saved:
+      if restored := saved.restore(leave=("objective", "objective_state", "opt_state")):
+        return step.TrainState(**restored[0], objective_state={}, opt_state={})
+  raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")

@@ -1,0 +1,147 @@
+"""The images of a run, as its config names them."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ccl_jax.data import corrupt
+from ccl_jax.data.examples import (
+  Examples,
+  hold_out_classes,
+  hold_out_images,
+  hold_out_of_classes,
+)
+from ccl_jax.data.sources import (
+  biased_glyphs,
+  biased_mnist,
+  cars,
+  cub,
+  folder,
+  glyphs,
+  inshop,
+  published,
+  sop,
+  tfds_images,
+  utkface,
+)
+from configs.base import Config
+
+BENCHMARKS = {
+  "cub": cub.Cub2002011ZeroShot,
+  "cars": cars.Cars196ZeroShot,
+  "sop": sop.StanfordOnlineProductsZeroShot,
+  "inshop": inshop.InShopRetrieval,
+}
+
+
+class Data(NamedTuple):
+  """The images of a run, by the use that is made of them."""
+
+  train: Examples
+  validation: Examples | None  # classes, or images, held out of the train ones
+  test: Examples  # that no choice was made on; where a gallery is, the queries
+  gallery: Examples | None = None  # what they are searched in; None: among each other
+  seen: Examples | None = None  # images of the train classes, set aside
+  tail_ranks: np.ndarray | None = None  # [K], of each class; the last is the rarest
+
+
+def load_data(config: Config) -> Data:
+  """Builds or finds the images, and checks that they can be read.
+
+  Raises:
+    ValueError, OSError: naming what is missing or unreadable, and what to do.
+  """
+  train, test, *gallery = (
+    dataclasses.replace(examples, shorter_side=config.shorter_side)
+    for examples in _load_splits(config)
+  )
+  if config.probe != "none" and train.class_names != test.class_names:
+    raise ValueError(
+      f"probe={config.probe} needs test images of the train classes: give --config."
+      "probe=none, or a dataset whose classes are the same in both"
+    )
+  hold_out = hold_out_classes if config.probe == "none" else hold_out_images
+  train, validation = hold_out(train, config.validation_fraction, seed=config.seed)
+  # Test images have no second picture of the same drawing that is easy to find.
+  validation = validation and validation.one_of_each_group()
+  seen = None
+  if config.seen_fraction:
+    train, seen = hold_out_of_classes(train, config.seen_fraction, seed=config.seed)
+    seen = seen.one_of_each_group()
+  train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
+  train = corrupt.with_label_noise(train, config.label_noise, seed=config.seed)
+  ranks = corrupt.tail_ranks(train.num_classes, seed=config.seed)
+  data = Data(train, validation, test, *gallery)._replace(seen=seen, tail_ranks=ranks)
+  _check_depths(config, data)
+  return data
+
+
+def _load_splits(config: Config) -> tuple[Examples, ...]:
+  """Train and test examples, and a gallery where the benchmark has one."""
+  pixels = {"image_size": config.image_size, "channels": config.channels}
+  if config.dataset == "glyphs":
+    return glyphs.load(config.data_dir, fonts=config.fonts)
+  if config.dataset in BENCHMARKS:
+    return published.load(
+      BENCHMARKS[config.dataset],
+      config.data_dir,
+      images=config.images,
+      classes=config.classes,
+      **pixels,
+    )
+  if config.dataset == "biased_glyphs":
+    return biased_glyphs.load(
+      config.data_dir, rho=config.rho, image_size=config.image_size
+    )
+  if config.dataset == "biased_mnist":
+    return biased_mnist.load(config.data_dir, rho=config.rho)
+  if config.dataset == "tfds":
+    if config.tfds_name is None:
+      raise ValueError("dataset=tfds needs a name: add --config.tfds_name=cifar10")
+    return tfds_images.load(
+      config.tfds_name,
+      config.data_dir,
+      train=config.tfds_train,
+      test=config.tfds_test,
+      label=config.label,
+      bias=config.bias,
+      **pixels,
+    )
+  if config.images is None:
+    raise ValueError(
+      f"dataset={config.dataset} needs images: add --config.images=FOLDER, which holds "
+      + (
+        "a subfolder of images for each class" if config.dataset == "folder" else "them"
+      )
+    )
+  load = folder.load if config.dataset == "folder" else utkface.load
+  train, test = load(config.images, seed=config.seed, **pixels)
+  folder.verify(train)
+  folder.verify(test)
+  return train, test
+
+
+def _check_depths(config: Config, data: Data) -> None:
+  """Refuses a Recall@K that asks for more neighbours than a split has."""
+  found = [len(data.gallery) if data.gallery else len(data.test) - 1]
+  found += [len(data.validation) - 1] if data.validation else []
+  if max(config.recall_at) > min(found):
+    raise ValueError(
+      f"recall_at={config.recall_at} with {min(found)} images to find: give a smaller"
+      " K, or more images"
+    )
+
+
+def load_pictures(config: Config, path: Path) -> Examples:
+  """A picture, or all below a folder, as the run's model is to see them.
+
+  Raises:
+    ValueError, OSError: naming what is missing or unreadable, and what to do.
+  """
+  pictures = folder.unlabelled(
+    path, image_size=config.image_size, channels=config.channels
+  )
+  folder.verify(pictures)
+  return dataclasses.replace(pictures, shorter_side=config.shorter_side)

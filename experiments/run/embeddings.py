@@ -1,0 +1,78 @@
+"""Embeddings on disk: a folder of .npy files, to search or to study elsewhere.
+
+`embeddings.npy` f32[N, D], not normalised; `labels.npy` i32[N]; `ids.npy`, N strings, a
+picture's path or its number; `classes.txt`, the name of label i on line i + 1; and
+`about.json`, whose they are.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ccl_jax.data.examples import Examples
+from ccl_jax.training.step import TrainState
+from experiments.run.datasets import Data
+
+ABOUT = "about.json"
+
+
+class Saved(NamedTuple):
+  """What a folder holds."""
+
+  embeddings: np.ndarray  # [N, D]
+  labels: np.ndarray  # [N]
+  ids: np.ndarray  # [N]
+  about: dict[str, Any]
+
+
+def save(
+  folder: Path, examples: Examples, embeddings: np.ndarray, about: dict[str, Any]
+) -> None:
+  """Writes the embeddings of some examples, in their order."""
+  folder.mkdir(parents=True, exist_ok=True)
+  np.save(folder / "embeddings.npy", embeddings)
+  np.save(folder / "labels.npy", examples.labels)
+  np.save(folder / "ids.npy", np.asarray(examples.ids))
+  (folder / "classes.txt").write_text("".join(f"{c}\n" for c in examples.class_names))
+  (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load(folder: Path) -> Saved:
+  """Reads what `save` wrote.
+
+  Raises:
+    ValueError: a folder that holds none, or files that do not belong together.
+  """
+  if not (folder / ABOUT).is_file():
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{ABOUT}"))
+    hint = f"; give one of its folders {', '.join(inner)}" if inner else ""
+    raise ValueError(
+      f"{folder} holds no embeddings{hint}: experiments.evaluate"
+      " --save-embeddings=FOLDER writes them"
+    )
+  arrays = [np.load(folder / f"{name}.npy") for name in ("embeddings", "labels", "ids")]
+  if len({len(array) for array in arrays}) > 1:
+    raise ValueError(f"the files of {folder} differ in length: save them again")
+  return Saved(*arrays, json.loads((folder / ABOUT).read_text()))
+
+
+def pictures_of(saved: Saved, state: TrainState, data: Data) -> Examples:
+  """The part of a run's data that saved embeddings are of, in their order.
+
+  Raises:
+    ValueError: embeddings of another step or of other pictures.
+  """
+  if saved.about["step"] != state.step:
+    raise ValueError(
+      f"the embeddings are of step {saved.about['step']}, and the run is at step"
+      f" {state.step}: save them again"
+    )
+  ids = saved.ids.tolist()
+  for part in (data.test, data.gallery, data.validation):
+    if part is not None and part.ids == ids:
+      return part
+  raise ValueError(
+    "the embeddings are of other pictures than the run's: save them again"
+  )

@@ -1,0 +1,92 @@
+"""Gathers what the report of a run shows."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ccl_jax import retrieval
+from ccl_jax.data.examples import Examples
+from ccl_jax.report import figures, page
+from ccl_jax.training.step import TrainState
+from configs.base import Config
+from experiments.run import datasets, testing, workdir
+
+NEIGHBOURS = 5  # that the report shows of each query
+MAPPED = 10_000  # classes that it chooses from for the map of centers
+
+
+class Images(Sequence):
+  """The images of some examples, decoded when they are looked at."""
+
+  def __init__(self, examples: Examples, rows: np.ndarray):
+    self._examples, self._rows = examples, rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index):
+    return self._examples[int(self._rows[index])]["image"]
+
+
+def write_report(
+  rundir: Path,
+  config: Config,
+  events: Sequence[dict[str, Any]],
+  result: dict[str, Any],
+  data: datasets.Data,
+  centers: figures.CenterMap | None,
+  embedded: testing.Embedded,
+) -> None:
+  """Writes report.html."""
+  cells = result.get("cells")
+  page.write_report(
+    rundir / workdir.REPORT,
+    config=dataclasses.asdict(config),
+    events=events,
+    result=result,
+    queries=neighbours_of(data, embedded),
+    centers=centers,
+    cells=None if cells is None else figures.Cells(**cells),
+  )
+
+
+def neighbours_of(data: datasets.Data, embedded: testing.Embedded):
+  """Each test picture with its nearest in the gallery, or among the others."""
+  gallery = data.gallery or data.test
+  k = min(NEIGHBOURS, len(gallery) - 1)
+  similarities, indices = retrieval.search(embedded.queries, embedded.gallery, k=k)
+  images = Images(data.test, np.arange(len(data.test)))
+  return page.Neighbours(
+    query_images=images,
+    query_labels=data.test.labels,
+    gallery_images=Images(gallery, np.arange(len(gallery))) if data.gallery else images,
+    gallery_labels=gallery.labels,
+    indices=indices,
+    similarities=similarities,
+    names=dict(enumerate(map(caption, data.test.class_names))),
+  )
+
+
+def map_of(examples: Examples, state: TrainState) -> figures.CenterMap | None:
+  """The train classes' centers, if any, each with the first picture of its class."""
+  if not testing.has_centers(state):
+    return None
+  classes, first = np.unique(examples.labels, return_index=True)
+  if len(classes) > MAPPED:
+    some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
+    classes, first = classes[some], first[some]
+  return figures.CenterMap(
+    centers=testing.class_centers(state, classes),
+    images=Images(examples, first),
+    names=[caption(examples.class_names[label]) for label in classes],
+  )
+
+
+def caption(class_name: str) -> str:
+  """A class's name; for a character, `U+0041`, the character too."""
+  if class_name.startswith("U+"):
+    return f"{chr(int(class_name[2:], 16))} {class_name}"
+  return class_name

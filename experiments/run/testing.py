@@ -1,0 +1,164 @@
+"""How good a trained state is: retrieval, clusters and probes of its embeddings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ccl_jax import centers, clustering, probe, retrieval
+from ccl_jax.data.examples import Examples
+from ccl_jax.training import step
+from configs.base import Config
+from experiments.run.datasets import Data
+
+Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
+
+
+class Embedded(NamedTuple):
+  """Embeddings and labels of test examples, in their order, and of any gallery."""
+
+  queries: np.ndarray  # [Q, D]
+  labels: np.ndarray  # [Q]
+  gallery: np.ndarray | None = None  # [N, D]
+  gallery_labels: np.ndarray | None = None  # [N]
+
+
+class Tested(NamedTuple):
+  """What a trained state does on images that no choice was made on."""
+
+  metrics: dict[str, float]
+  embedded: Embedded
+  cells: np.ndarray | None  # accuracy of the linear probe [K, A], where there is a bias
+
+
+def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
+  """Embeds the test examples, and the gallery where there is one."""
+  gallery = embed(state, data.gallery) if data.gallery else ()
+  return Embedded(*embed(state, data.test), *gallery)
+
+
+def score(config: Config, embedded: Embedded) -> dict[str, float]:
+  """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
+  return retrieval.evaluate(*embedded, ks=config.recall_at)
+
+
+def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
+  """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
+  embeddings, labels = embedded.queries, embedded.labels
+  if embedded.gallery is not None and embedded.gallery_labels is not None:
+    embeddings = np.concatenate([embeddings, embedded.gallery])
+    labels = np.concatenate([labels, embedded.gallery_labels])
+  return clustering.evaluate(embeddings, labels, seed=config.seed)
+
+
+def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Tested:
+  """Retrieval among the test examples, and the probes, if any."""
+  embedded = embed_test(embed, state, data)
+  metrics, cells = score(config, embedded), None
+  if config.probe != "none":
+    of_train, _ = embed(state, data.train)
+    probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
+    metrics |= probed
+  if data.seen is not None:
+    assert data.tail_ranks is not None
+    metrics |= score_by_rank(*embed(state, data.seen), data.tail_ranks)
+  return Tested(metrics, embedded, cells)
+
+
+def score_by_rank(
+  embeddings: np.ndarray, labels: np.ndarray, tail_ranks: np.ndarray
+) -> dict[str, float]:
+  """Recall@1 among all rows, of the rare, medium and frequent thirds of the classes.
+
+  Thirds by rank, and not by the images that are left, hold the same classes whatever
+  the imbalance, so that what it costs them can be told.
+
+  Args:
+    embeddings: [N, D]; each row is searched among the others.
+    labels: [N]; those alone in their class are searched in, but not for.
+    tail_ranks: [K], 0..K-1, of each class in the long tail; the last is the rarest.
+  """
+  _, nearest = retrieval.search(embeddings, k=1)
+  hits = labels[nearest[:, 0]] == labels
+  has_match = np.bincount(labels)[labels] > 1
+  thirds = np.array_split(np.argsort(-tail_ranks), 3)
+  metrics = {}
+  for name, classes in zip(("rare", "medium", "frequent"), thirds, strict=True):
+    rows = np.isin(labels, classes) & has_match
+    if rows.any():
+      metrics[f"seen {name} recall@1"] = float(hits[rows].mean())
+  return metrics
+
+
+def _probe(
+  config: Config,
+  train: Examples,
+  train_embeddings: np.ndarray,
+  examples: Examples,
+  embeddings: np.ndarray,
+) -> tuple[dict[str, float], np.ndarray | None]:
+  """Accuracy of a linear probe and of the nearest neighbours, by cells too."""
+  fitted = train_embeddings, train.labels, embeddings
+  if config.probe == "lbfgs":
+    by_line = probe.linear(*fitted)
+  else:
+    key = jax.random.key(config.seed)
+    by_line = probe.linear_as_published(*fitted, key=key)
+  predicted = {
+    "probe": by_line,
+    "neighbours": probe.neighbours(*fitted, k=config.neighbours),
+  }
+  metrics, cells = {}, None
+  for name, classes in predicted.items():
+    metrics[f"{name} accuracy"] = float(np.mean(classes == examples.labels))
+    if train.bias is not None and examples.bias is not None:
+      shape = train.num_classes, len(train.bias_names)
+      found = probe.by_cell(classes, examples.labels, examples.bias, shape)
+      aligned = probe.aligned_cells(train.labels, train.bias, shape)
+      parts = probe.bias_metrics(found, aligned)
+      metrics |= {f"{name} {part}": value for part, value in parts.items()}
+      cells = found if name == "probe" else cells
+  return metrics, cells
+
+
+def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
+  """Accuracy by class and attribute, as JSON: None where there is no image."""
+  return {
+    "classes": list(examples.class_names),
+    "attributes": list(examples.bias_names),
+    "accuracy": [[None if np.isnan(x) else float(x) for x in row] for row in cells],
+  }
+
+
+def has_centers(state: step.TrainState) -> bool:
+  """Whether the loss learns or remembers a center for each class."""
+  return _centers_of(state) is not None
+
+
+def _centers_of(state: step.TrainState) -> jax.Array | None:
+  trained, bank = state.params["objective"], state.objective_state
+  if "centers" in trained:
+    return trained["centers"]
+  if isinstance(bank, dict):  # of sampled classes, or none
+    bank = bank.get("inner")
+  return bank.centers if isinstance(bank, centers.CenterBank) else None
+
+
+def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
+  """The centers [n, D] of n classes, trained or from the bank, at unit length.
+
+  Of several centers of a class, the direction of their mean.
+  """
+  vectors = _centers_of(state)
+  assert vectors is not None
+  # Of a sharded bank only these rows are copied, to each device.
+  mesh = getattr(vectors.sharding, "mesh", None)
+  everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
+
+  def pick(vectors):
+    own = centers.unit(vectors[classes])
+    return own if own.ndim == 2 else centers.unit(own.mean(axis=1))
+
+  return np.asarray(jax.jit(pick, out_shardings=everywhere)(vectors))

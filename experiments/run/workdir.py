@@ -1,0 +1,84 @@
+"""The folder of a run: config.json claims it, result.json marks it finished."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.base import Config
+from experiments.run.command_line import InputError
+
+CONFIG, RESULT, REPORT = "config.json", "result.json", "report.html"
+CHECKPOINTS = "checkpoints"
+
+
+def check(folder: Path, config: Config) -> None:
+  """Raises where a folder belongs to a run of another config, or to something else."""
+  if (folder / CONFIG).exists():
+    stored = dataclasses.asdict(read_config(folder))
+    asked = dataclasses.asdict(config)
+    differing = [
+      f"{name} is {stored[name]} there and {asked[name]} here"
+      for name in asked
+      if stored[name] != asked[name]
+    ]
+    if differing:
+      raise InputError(
+        f"{folder} holds a run of another config: {', '.join(differing)}; "
+        "give another --workdir"
+      )
+  elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise InputError(f"{folder} is not empty and holds no run; give another --workdir")
+
+
+def claim(folder: Path, config: Config) -> None:
+  """Writes the config; from then on the folder is this run's."""
+  _write(folder / CONFIG, dataclasses.asdict(config))
+
+
+def has_checkpoint(folder: Path) -> bool:
+  """Whether the run has saved a step; a save that was cut off has another name."""
+  return any(path.name.isdecimal() for path in (folder / CHECKPOINTS).glob("*"))
+
+
+def finish(folder: Path, result: dict[str, Any]) -> None:
+  """Writes the result, the last act of a run."""
+  _write(folder / RESULT, result)
+
+
+def is_finished(folder: Path) -> bool:
+  return (folder / RESULT).exists()
+
+
+def read_config(folder: Path) -> Config:
+  """The config of the run in a folder.
+
+  Raises:
+    InputError: if there is none, or it has other fields than this version's.
+  """
+  path = folder / CONFIG
+  if not path.is_file():
+    raise InputError(f"{path}: no such file; --workdir must be the folder of a run")
+  stored = json.loads(path.read_text())
+  known = {field.name for field in dataclasses.fields(Config)}
+  if unknown := sorted(stored.keys() ^ known):
+    raise InputError(f"{path} was written by another version: it differs in {unknown}")
+  # JSON has lists where the schema has tuples.
+  values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+  return Config(**values)
+
+
+def summary(folder: Path) -> str:
+  """One line: the metrics of the test classes, and where to look."""
+  metrics = json.loads((folder / RESULT).read_text())
+  names = ("recall@1", "map@r", "probe accuracy", "probe unbiased")
+  shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+  return f"test classes {shown}; look at {folder / REPORT}"
+
+
+def _write(path: Path, value: Any) -> None:
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.with_suffix(".tmp")
+  unfinished.write_text(json.dumps(value, indent=2) + "\n")
+  unfinished.replace(path)

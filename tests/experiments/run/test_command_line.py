@@ -1,0 +1,186 @@
+"""Bad input ends with one line that says what to do, and exit code 2."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+
+from configs.base import Config
+from experiments import evaluate, retrieve, train
+from experiments.run import assemble, command_line
+
+ROOT = Path(__file__).parents[3]
+
+
+def refusal(main, argv, capsys):
+  """The one line that a refused command prints."""
+  with pytest.raises(SystemExit) as stop:
+    main(argv)
+  assert stop.value.code == 2
+  lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+  assert len(lines) == 1
+  return lines[0]
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "says"),
+  [
+    ("stepz", "10", "unknown config field stepz; did you mean steps?"),
+    ("steps", "ten", "--config.steps=ten: expected an integer"),
+    ("scale", "big", "--config.scale=big: expected a number"),
+    ("loss", "tripled", "expected center_contrastive or normalized_softmax or cosface"),
+    ("recall_at", "1;2", "expected integers with commas between"),
+    ("batch_size", "12", "batch_size=12 does not divide over 8 devices; 8 or 16"),
+    ("batch_size", "80", "batch_size is 80 with 24 examples"),
+    ("validation_fraction", "0.9", "both sides need at least 2"),
+    ("recall_at", "1,8", "recall_at=(1, 8) with 7 images to find: give a smaller K"),
+    ("images", "/nowhere", "/nowhere is not a folder"),
+    ("images", "none", "add --config.images=FOLDER"),
+    ("steps", "0", "steps=0: expected 1 or more"),
+    ("scale", "-1.0", "scale=-1.0: expected a number above 0"),
+    ("widths", "8", "widths=(8,), projection=(): expected two widths"),
+    ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
+    ("images_per_class", "3", "batch_size is 8 with images_per_class 3: give images"),
+    ("sharpness", "8", "sharpness=8.0 with centers=trained: expected 0 or more"),
+    ("first_visit", "mix", "first_visit=mix with centers=trained: only centers=bank"),
+    ("margin", "nan", "margin=nan: expected a finite number"),
+    ("memory_size", "64", "memory_size=64 with loss=center_contrastive: only"),
+  ],
+)
+def test_a_bad_field_is_refused(field, value, says, arguments, capsys, tmp_path):
+  assert says in refusal(train.main, arguments(**{field: value}), capsys)
+  assert not (tmp_path / "run").exists(), "a refused start must leave nothing behind"
+
+
+def test_a_memory_below_a_batch_is_refused():
+  with pytest.raises(ValueError, match="memory_size=255 is less than the 64 x 4 rows"):
+    Config(loss="supcon", batch_size=64, views=4, memory_size=255)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "supcon", "contex", "arcface"])
+def test_a_sample_of_classes_for_a_loss_that_takes_none_is_refused(loss):
+  says = f"sample_rate=0.5 with loss={loss}: only center_contrastive, cosface, norm"
+  with pytest.raises(ValueError, match=says):
+    assemble.make_objective(Config(loss=loss, sample_rate=0.5), 10)
+
+
+def test_a_memory_has_the_size_and_length_of_the_config():
+  config = Config(loss="supcon", memory_size=300, dim=12)
+  _, state = assemble.make_objective(config, 10).init(jax.random.key(0))
+  assert state.embeddings.shape == (300, 12)
+
+
+def test_a_bad_argument_is_refused(arguments, capsys):
+  line = refusal(train.main, [*arguments(), "--worddir=x"], capsys)
+  assert "unknown argument --worddir=x; did you mean --workdir?" in line
+  line = refusal(train.main, [*arguments(), "--config.steps"], capsys)
+  assert "write --config.steps=VALUE" in line
+  line = refusal(train.main, ["--config=nothing.py", "--workdir=x"], capsys)
+  assert "--config=nothing.py: no such file" in line
+  assert "--workdir" in refusal(train.main, ["--config=configs/glyphs.py"], capsys)
+
+
+def test_a_class_with_one_image_is_named(arguments, pictures, tmp_path, capsys):
+  lonely = tmp_path / "pictures"
+  for path in sorted(pictures.rglob("*.png")):
+    if path.parent.name != "class_03" or path.name == "0.png":
+      (lonely / path.parent.name).mkdir(parents=True, exist_ok=True)
+      (lonely / path.parent.name / path.name).write_bytes(path.read_bytes())
+  line = refusal(train.main, arguments(images=lonely), capsys)
+  assert "class_03" in line and "1 image" in line
+
+
+def test_an_unreadable_image_is_named(arguments, pictures, tmp_path, capsys):
+  damaged = tmp_path / "pictures"
+  for path in pictures.rglob("*.png"):
+    (damaged / path.parent.name).mkdir(parents=True, exist_ok=True)
+    (damaged / path.parent.name / path.name).write_bytes(path.read_bytes())
+  (damaged / "class_05" / "2.png").write_bytes(b"not a picture")
+  line = refusal(train.main, arguments(images=damaged), capsys)
+  assert str(Path("class_05", "2.png")) in line
+
+
+def test_an_empty_split_is_refused(arguments, tmp_path, capsys):
+  root = tmp_path / "pictures"
+  (root / "test").mkdir(parents=True)
+  for label in ("a", "b"):
+    (root / "train" / label).mkdir(parents=True)
+    for copy in range(2):
+      Image.new("L", (32, 32)).save(root / "train" / label / f"{copy}.png")
+  line = refusal(train.main, arguments(images=root), capsys)
+  assert str(root / "test") in line and "0 class folders" in line
+
+
+def test_the_folder_of_another_config_is_refused(arguments, capsys, tmp_path):
+  train.main(arguments())
+  capsys.readouterr()
+  line = refusal(train.main, arguments(scale="7.5"), capsys)
+  assert "scale is 16.0 there and 7.5 here" in line
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "thesis.txt").write_text("mine")
+  line = refusal(train.main, arguments(workdir=tmp_path / "other"), capsys)
+  assert "is not empty and holds no run" in line
+
+
+def test_evaluate_and_retrieve_refuse_what_is_no_run(tmp_path, capsys, pictures):
+  assert "no such file" in refusal(evaluate.main, [f"--workdir={tmp_path}"], capsys)
+  query = next(iter(pictures.rglob("*.png")))
+  argv = [f"--workdir={tmp_path}", f"--images={pictures}", f"--query={query}"]
+  assert "no such file" in refusal(retrieve.main, argv, capsys)
+  line = refusal(evaluate.main, [f"--workdir={tmp_path}", "--x"], capsys)
+  assert "unrecognized arguments: --x" in line
+
+
+def test_overrides_take_the_type_of_their_field():
+  config = command_line.load_config(
+    str(ROOT / "configs" / "glyphs.py"),
+    {
+      "steps": "7",
+      "scale": "2",
+      "recall_at": "1,10",
+      "fonts": "none",
+      "images": "a=b",
+      "channels": "3",
+    },
+  )
+  assert (config.steps, config.scale, config.recall_at) == (7, 2.0, (1, 10))
+  assert (config.fonts, config.images, config.channels) == (None, "a=b", 3)
+  assert isinstance(config.scale, float)
+
+
+def test_help_names_every_field_with_its_default_and_meaning(capsys):
+  with pytest.raises(SystemExit) as stop:
+    train.main(["--help"])
+  assert stop.value.code == 0
+  shown = capsys.readouterr().out
+  for field in dataclasses.fields(Config):
+    line = next(x for x in shown.splitlines() if f"--config.{field.name}=" in x)
+    assert re.search(rf"={re.escape(str(field.default))}\s+\w", line), line
+
+
+def test_every_field_is_read_somewhere():
+  code = "\n".join(path.read_text() for path in (ROOT / "experiments").glob("*.py"))
+  for field in dataclasses.fields(Config):
+    assert f"config.{field.name}" in code, field.name
+
+
+CONFIGS = [
+  path
+  for path in sorted((ROOT / "configs").glob("*.py"))
+  if path.stem not in ("base", "comparison", "__init__")
+]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_makes_an_objective(path):
+  module = command_line.load_module(str(path))
+  configs = [module.get_config()] if hasattr(module, "get_config") else []
+  if hasattr(module, "get_comparison"):
+    configs += module.get_comparison().methods.values()
+  assert configs
+  for config in configs:
+    assert assemble.make_objective(config, 10, None).apply
+  assert re.search(r"Command: python -m experiments\.\w+ --config", path.read_text())

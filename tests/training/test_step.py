@@ -1,0 +1,218 @@
+"""One step: it moves everything, traces once, and is the same on any devices."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccl_jax import losses, objectives
+from ccl_jax.centers import unit
+from ccl_jax.training import optim, placement
+from ccl_jax.training.step import init_state, make_embed_step, make_train_step
+
+NUM_CLASSES, DIM, BATCH, STEPS = 98, 8, 16, 20
+
+
+class Net(nn.Module):
+  @nn.compact
+  def __call__(self, images, *, train: bool = False):
+    x = images.astype(jnp.float32).reshape(len(images), -1) / 255
+    x = nn.relu(nn.Dense(32)(x))
+    return nn.Dense(DIM)(nn.Dropout(0.0, deterministic=not train)(x))
+
+
+@pytest.fixture(scope="module")
+def batches():
+  """Few classes are frequent, most are rare, and some rows are padding."""
+  rng = np.random.default_rng(0)
+  share = 1 / np.arange(1, NUM_CLASSES + 1)
+  labels = rng.choice(NUM_CLASSES, (STEPS, BATCH), p=share / share.sum())
+  labels[rng.random(labels.shape) < 0.1] = -1
+  images = rng.integers(0, 256, (STEPS, BATCH, 4, 4, 1), np.uint8)
+  views = np.arange(BATCH, dtype=np.int32) // 2
+  return [
+    {"image": i, "label": y, "example": views}
+    for i, y in zip(images, labels.astype(np.int32), strict=True)
+  ]
+
+
+LOSS = partial(losses.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0)
+
+
+def pull_and_push(embeddings, batch, *, memory, memory_labels, axis_name):
+  """A loss over pairs and a memory: local anchors, the rows of all devices."""
+  labels = batch["label"]
+  rows, row_labels = unit(embeddings), labels
+  if axis_name is not None:
+    rows = jax.lax.all_gather(rows, axis_name, tiled=True)
+    row_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
+  rows = jnp.concatenate([rows, unit(memory)])
+  row_labels = jnp.concatenate([row_labels, memory_labels])
+  sign = jnp.where(labels[:, None] == row_labels, -1.0, 0.3) * (row_labels >= 0)
+  cosines = unit(embeddings) @ rows.T
+  return jnp.tanh(sign * cosines).sum(axis=1) * (labels >= 0)
+
+
+OBJECTIVES = {
+  "bank": lambda axis_name: objectives.with_bank(
+    LOSS, NUM_CLASSES, DIM, momentum=0.5, axis_name=axis_name
+  ),
+  "repelling bank": lambda axis_name: objectives.with_bank(
+    LOSS, NUM_CLASSES, DIM, momentum=0.5, sharpness=4.0, axis_name=axis_name
+  ),
+  "trained": lambda axis_name: objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM),
+  "memory": lambda axis_name: objectives.with_memory(
+    partial(pull_and_push, axis_name=axis_name),
+    40,  # which no batch divides
+    DIM,
+    warmup_steps=3,
+    axis_name=axis_name,
+  ),
+}
+
+
+def over_pairs(axis_name):
+  def loss(embeddings, batch):
+    few = jnp.minimum(batch["label"], 5)  # so that classes have several rows
+    return losses.contex(embeddings, few, batch["example"], axis_name=axis_name)
+
+  return objectives.without_state(loss)
+
+
+def parts(objective_name, axis_name):
+  objective = (OBJECTIVES | {"pairs": over_pairs})[objective_name](axis_name)
+  optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
+  state = init_state(
+    jax.random.key(0), Net(), objective, optimizer, np.zeros((4, 4, 1), np.uint8)
+  )
+  step = make_train_step(
+    Net(), objective, optimizer, key=jax.random.key(1), axis_name=axis_name
+  )
+  return state, step
+
+
+def run(objective_name, place, batches):
+  state, step = parts(objective_name, place.axis_name)
+  state, step = place.put_state(state), place.compile_step(step)
+  trace = []
+  for batch in batches:
+    state, metrics = step(state, place.put_batch(batch))
+    trace.append(place.one_copy(metrics)["loss"])
+  return place.one_copy(state), np.array(trace)
+
+
+@pytest.fixture(scope="module")
+def unsharded(batches):
+  """The step under plain `jit` on one device: what every placement must equal."""
+
+  def run_plain(objective_name):
+    state, step = parts(objective_name, None)
+    trace = []
+    for batch in batches:
+      state, metrics = jax.jit(step)(state, batch)
+      trace.append(metrics["loss"])
+    return state, np.array(trace)
+
+  return {name: run_plain(name) for name in OBJECTIVES}
+
+
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_is_the_same_on_any_number_of_devices(
+  objective, devices, way, unsharded, batches
+):
+  state, trace = run(objective, way(jax.devices()[:devices]), batches)
+  expected, expected_trace = unsharded[objective]
+  np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    (state.params, state.objective_state),
+    (expected.params, expected.objective_state),
+  )
+
+
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+def test_a_loss_over_pairs_is_the_same_on_eight_devices(way, batches):
+  """A row's views and its classes lie on other devices."""
+  order = np.random.default_rng(1).permutation(BATCH)
+  batches = [{k: rows[order] for k, rows in batch.items()} for batch in batches[:6]]
+  expected, expected_trace = run(
+    "pairs", placement.with_jit(jax.devices()[:1]), batches
+  )
+  state, trace = run("pairs", way(jax.devices()), batches)
+  np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5),
+    state.params,
+    expected.params,
+  )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_step_moves_every_field_of_the_state(objective, batches):
+  state, step = parts(objective, None)
+  # The first step of a warm-up has rate zero, so two are taken.
+  moved = state
+  for batch in batches[:2]:
+    moved, _ = jax.jit(step)(moved, batch)
+  for name in ("step", "params", "objective_state", "opt_state"):
+    before, after = getattr(state, name), getattr(moved, name)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+    unmoved = [
+      jax.tree_util.keystr(path)
+      for path, is_same in jax.tree_util.tree_leaves_with_path(same)
+      if is_same
+    ]
+    assert not unmoved, f"{name}: {unmoved}"
+
+
+@pytest.mark.parametrize("objective", ["bank", "memory"])
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+def test_the_step_is_traced_once(way, objective, batches):
+  place = way()
+  state, step = parts(objective, place.axis_name)
+  traces = []
+
+  def counted(state, batch):
+    traces.append(1)
+    return step(state, batch)
+
+  state, compiled = place.put_state(state), place.compile_step(counted)
+  for batch in batches[:5]:
+    state, _ = compiled(state, place.put_batch(batch))
+  assert len(traces) == 1
+
+
+def test_the_old_state_is_donated(batches):
+  place = placement.with_jit()
+  state, step = parts("bank", None)
+  state = place.put_state(state)
+  place.compile_step(step)(state, place.put_batch(batches[0]))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_embedding_does_not_depend_on_the_rest_of_the_batch(batches):
+  state, _ = parts("bank", None)
+  embed = make_embed_step(Net())
+  images = batches[0]["image"]
+  together = embed(state, images)
+  np.testing.assert_allclose(embed(state, images[3:4])[0], together[3], rtol=1e-5)
+  assert together.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "fitting"), [(98, "96 or 104"), (3, "8 would"), (0, "8 would")]
+)
+def test_a_batch_that_does_not_divide_is_refused_with_what_would_fit(
+  batch_size, fitting
+):
+  with pytest.raises(ValueError, match=fitting):
+    placement.check_batch_size(batch_size, 8)
+
+
+def test_a_batch_that_divides_passes():
+  assert placement.check_batch_size(128, 8) is None
