@@ -1,5 +1,11 @@
-"""The center bank: one unit-length direction per class, as plain functional state."""
+"""The center bank: one unit-length direction per class, as plain functional state.
 
+A *rule* says where a batch moves the bank: a function from the batch's unit embeddings
+to directions, whose mean over the rows of a class is what the class's center moves to.
+`class_means` and `repulsion` are rules; any function of the same form is another.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,10 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
 from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
-from ccl_jax.labels import as_classes, drop_padding, gather_rows, widen
+from ccl_jax.labels import as_classes, drop_padding
+from ccl_jax.vectors import EPSILON, unit, widen
 
-# Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
-EPSILON = 1e-6
+__all__ = ["CenterBank", "Rule", "class_means", "grow", "init", "repulsion", "update"]
+
+# (unit embeddings [B, D], labels [B]) -> directions [B, D]; see `update`.
+Rule = Callable[[Float[Array, "B D"], Int[Array, " B"]], Float[Array, "B D"]]
 
 
 class CenterBank(NamedTuple):
@@ -20,34 +29,82 @@ class CenterBank(NamedTuple):
   counts: Int[Array, " K"]  # examples seen so far; 0 = never visited
 
 
-def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
-  """Scales rows to unit length, in float32 at least; a zero row stays zero.
-
-  `v / max(|v|, eps)` has a NaN gradient at v = 0; this form has a finite one.
-  """
-  vectors = widen(vectors)
-  squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-  return vectors * jax.lax.rsqrt(jnp.maximum(squared, EPSILON**2))
-
-
-def init(key: Key[Array, ""], num_classes: int, dim: int) -> CenterBank:
+def init(
+  key: Key[Array, ""], num_classes: int, dim: int, *, mesh: ClassMesh | None = None
+) -> CenterBank:
   """A bank of random directions that no example has visited.
 
   Args:
     key: a JAX random key.
     num_classes: K.
     dim: D, the length of an embedding.
+    mesh: splits the bank by class over devices: it then has `mesh.num_rows` rows, K and
+      the padding that equal ranges need, each drawn on the device where it stays.
 
   Raises:
-    ValueError: if there are fewer than two classes or no dimension.
+    ValueError: if there are fewer than two classes or no dimension, or the mesh is for
+      another number of classes.
   """
   if num_classes < 2 or dim < 1:
     raise ValueError(
       f"num_classes={num_classes}, dim={dim}: a bank contrasts at least 2 classes "
       "in at least 1 dimension"
     )
-  centers = unit(jax.random.normal(key, (num_classes, dim)))
-  return CenterBank(centers, jnp.zeros(num_classes, jnp.int32))
+  if mesh is None:
+    return _draw(key, num_classes, dim)
+  if mesh.num_classes != num_classes:
+    raise ValueError(
+      f"num_classes={num_classes} on a mesh of {mesh.num_classes} classes: make the"
+      f" mesh with class_mesh.make({num_classes})"
+    )
+  draw = jax.jit(_draw, static_argnums=(1, 2), out_shardings=mesh.sharding)
+  return draw(key, mesh.num_rows, dim)
+
+
+def _draw(key, num_rows: int, dim: int) -> CenterBank:
+  centers = unit(jax.random.normal(key, (num_rows, dim)))
+  return CenterBank(centers, jnp.zeros(num_rows, jnp.int32))
+
+
+def class_means(
+  embeddings: Float[Array, "B D"], labels: Int[Array, " B"]
+) -> Float[Array, "B D"]:
+  """A rule: each center moves to the mean embedding of its class.
+
+  The nearest reading of "real time" in the paper (arXiv 2308.00458, abstract), which
+  names no rule; it goes well with a momentum of .5.
+  """
+  del labels
+  return embeddings
+
+
+def repulsion(
+  embeddings: Float[Array, "B D"], labels: Int[Array, " B"], *, sharpness: float = 8.0
+) -> Float[Array, "B D"]:
+  r"""A rule: each center moves to its class, and away from the batch's other classes.
+
+  .. math::
+    d_i = \mathrm{unit}\Big(z_i - \sum_{j : y_j \ne y_i} w_{ij} z_j\Big),
+    \qquad w_{ij} \propto e^{\tau z_i \cdot z_j}
+
+  with weights that sum to one. Class means keep whatever all embeddings have in common,
+  which no contrast then removes, and their centers crowd. Gradients would push a center
+  away from the embeddings of other classes, and this rule does so without a gradient.
+  Ours, not the paper's; measured in experiments/results/glyphs. `functools.partial`
+  binds another sharpness.
+
+  Args:
+    embeddings: [B, D] of unit length.
+    labels: [B], of the global batch; rows with a negative label repel nothing.
+    sharpness: tau, 0 or more: 0 subtracts the mean of the other classes, a large one
+      mostly the nearest embeddings.
+
+  Returns:
+    [B, D] of unit length. An example without another class in the batch stays.
+  """
+  rivals = (labels[:, None] != labels[None, :]) & (labels >= 0)[None, :]
+  weights = jax.nn.softmax(sharpness * embeddings @ embeddings.T, axis=1, where=rivals)
+  return unit(embeddings - weights @ embeddings)
 
 
 def update(
@@ -55,35 +112,31 @@ def update(
   embeddings: Num[Array, "B D"],
   labels: Int[Array, " B"],
   *,
-  momentum: float,
-  sharpness: float | None = None,
-  axis_name: str | None = None,
+  rule: Rule = repulsion,
+  momentum: float = 0.9,
   mesh: ClassMesh | None = None,
 ) -> CenterBank:
-  r"""Moves the centers of the batch's classes towards their mean embedding.
+  r"""Moves the centers of the batch's classes to where a rule says.
 
-  .. math:: c_k \leftarrow \mathrm{unit}(\mu c_k + (1 - \mu) \bar z_k)
+  .. math:: c_k \leftarrow \mathrm{unit}(\mu c_k + (1 - \mu) \bar d_k)
 
-  where :math:`\bar z_k` is the mean of the unit embeddings of class k in the batch; a
-  class's first visit sets :math:`c_k \leftarrow \mathrm{unit}(\bar z_k)`. Classes
-  absent from the batch keep their centers. The paper says that the bank is updated "in
-  real time" (arXiv 2308.00458, abstract) and not how: this rule is our choice.
+  where :math:`\bar d_k` is the mean of the rule's directions over the batch's examples
+  of class k; a class's first visit sets :math:`c_k \leftarrow \mathrm{unit}(\bar d_k)`.
+  Classes absent from the batch keep their centers. The paper says that the bank is
+  updated "in real time" (arXiv 2308.00458, abstract) and not how: rule and momentum are
+  our choice.
 
   The embeddings are read through `stop_gradient`, and only the rows of the batch's
   classes are touched: no array of the size of the bank is made beside it.
 
   Args:
     bank: K centers of dimension D.
-    embeddings: [B, D], any length, any float type.
+    embeddings: [B, D] of the global batch, any length, any float type.
     labels: [B]; rows whose label is < 0 (padding) or >= K change nothing.
+    rule: from unit embeddings [B, D] and labels [B] to directions [B, D]: `repulsion`,
+      `class_means` or your own. Rows that change nothing come as zeros, labelled -1.
     momentum: mu in [0, 1]; 0 forgets the old center, 1 freezes it.
-    sharpness: tau of `repel`, whose directions then take the place of the unit
-      embeddings; None takes these as they are.
-    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
-      the batch is split. The batch is gathered over it, so that every device makes the
-      same update.
-    mesh: of a bank that is split by class: `mesh.num_rows` rows, each moved by its
-      owner. The batch is the global one, as under `jit` with shardings.
+    mesh: of a bank that is split by class, each range moved by its owner.
 
   Returns:
     The new bank.
@@ -91,93 +144,56 @@ def update(
   Raises:
     ValueError: if the labels' type is too narrow for K.
   """
-  if mesh is not None:
-    return _update_on_mesh(bank, embeddings, labels, momentum, sharpness, mesh)
-  embeddings = gather_rows(jax.lax.stop_gradient(embeddings), axis_name)
-  num_classes = bank.counts.shape[0]
-  labels = as_classes(gather_rows(labels, axis_name), num_classes)
-  num_rows = labels.shape[0]
-  known = (labels >= 0) & (labels < num_classes)
-  labels = jnp.where(known, labels, -1)
+  embeddings = jax.lax.stop_gradient(embeddings)
+  if mesh is None:
+    num_classes = len(bank.centers)
+    labels = as_classes(labels, num_classes)
+    directions, labels = _directions(rule, embeddings, labels, num_classes)
+    return _move(bank, directions, labels, momentum)
 
-  # One slot per distinct class of the batch; row K (out of bounds) stands for "none".
-  classes, slots = jnp.unique(
-    jnp.where(known, labels, num_classes),
-    size=num_rows,
-    fill_value=num_classes,
-    return_inverse=True,
+  def update_my_range(bank, embeddings, labels):
+    axes = (DATA_AXIS, CLASS_AXIS)
+    embeddings, labels = jax.lax.all_gather((embeddings, labels), axes, tiled=True)
+    # The rule sees the whole batch: classes of other devices repel, too.
+    directions, labels = _directions(rule, embeddings, labels, mesh.num_classes)
+    return _move(bank, directions, labels - mesh.first_class(), momentum)
+
+  labels = as_classes(labels, mesh.num_rows)
+  return mesh.map_over(update_my_range, (CLASSES, ROWS, ROWS), CLASSES)(
+    bank, embeddings, labels
   )
-  z = unit(drop_padding(embeddings, labels))
-  if sharpness is not None:
-    z = repel(z, labels, sharpness=sharpness)
-  sums = jax.ops.segment_sum(z, slots, num_rows)
+
+
+def _directions(rule: Rule, embeddings, labels, num_classes: int):
+  """What the rule makes of the batch, and its labels: -1 for rows without a class."""
+  labels = jnp.where((labels >= 0) & (labels < num_classes), labels, -1)
+  return rule(unit(drop_padding(embeddings, labels)), labels), labels
+
+
+def _move(bank: CenterBank, directions, labels, momentum: float) -> CenterBank:
+  """Moves the rows of a range of classes; labels outside of it name no row."""
+  size, num_rows = len(bank.centers), len(labels)
+  known = (labels >= 0) & (labels < size)
+  # One slot per distinct class of the batch, so that what is computed is B x D however
+  # large the bank is. Row `size`, out of bounds, stands for "no class": it is read
+  # clipped and written nowhere.
+  classes, slots = jnp.unique(
+    jnp.where(known, labels, size), size=num_rows, fill_value=size, return_inverse=True
+  )
+  sums = jax.ops.segment_sum(directions, slots, num_rows)
   seen = jax.ops.segment_sum(known.astype(jnp.int32), slots, num_rows)
 
   old = widen(bank.centers.at[classes].get(mode="clip"))
   visits = bank.counts.at[classes].get(mode="clip")
   mean = (sums / jnp.maximum(seen, 1)[:, None].astype(sums.dtype)).astype(old.dtype)
   mixed = jnp.where(visits[:, None] == 0, mean, momentum * old + (1 - momentum) * mean)
-  # Where old and new cancel, or the embeddings are zero, there is no direction to take.
+  # Where old and new cancel, or the directions are zero, there is nowhere to go.
   length = jnp.linalg.norm(mixed, axis=-1, keepdims=True)
   new = jnp.where(length > EPSILON, unit(mixed), old)
   return CenterBank(
     bank.centers.at[classes].set(new.astype(bank.centers.dtype), mode="drop"),
     bank.counts.at[classes].add(seen, mode="drop"),
   )
-
-
-def _update_on_mesh(
-  bank, embeddings, labels, momentum, sharpness, mesh: ClassMesh
-) -> CenterBank:
-  """Every device sees the whole batch, and knows the classes of its own range only."""
-
-  def update_my_range(bank, embeddings, labels):
-    axes = (DATA_AXIS, CLASS_AXIS)
-    embeddings, labels = jax.lax.all_gather((embeddings, labels), axes, tiled=True)
-    known = labels < mesh.num_classes  # the rows beyond belong to no class
-    if sharpness is not None:  # also by classes of other devices
-      embeddings = repel(embeddings, jnp.where(known, labels, -1), sharpness=sharpness)
-    labels = jnp.where(known, labels - mesh.first_class(), -1)
-    return update(bank, embeddings, labels, momentum=momentum)
-
-  labels = as_classes(labels, mesh.num_rows)
-  return mesh.map_over(update_my_range, (CLASSES, ROWS, ROWS), CLASSES)(
-    bank, jax.lax.stop_gradient(embeddings), labels
-  )
-
-
-def repel(
-  embeddings: Num[Array, "B D"],
-  labels: Int[Array, " B"],
-  *,
-  sharpness: float,
-) -> Float[Array, "B D"]:
-  r"""Directions from the batch's other classes to each embedding, for `update`.
-
-  .. math::
-    \tilde z_i = \mathrm{unit}\Big(z_i - \sum_{j : y_j \ne y_i} w_{ij} z_j\Big),
-    \qquad w_{ij} \propto e^{\tau z_i \cdot z_j}
-
-  with z of unit length and weights that sum to one. A bank that is moved by class means
-  alone keeps whatever all embeddings have in common, which no contrast then removes,
-  and its centers crowd; gradients would push a center away from others' embeddings,
-  and this does so too without a gradient: sharpness 0 subtracts the mean of the other
-  classes, a larger one mostly the nearest embeddings. Ours, not the paper's; measured
-  in experiments/README.md.
-
-  Args:
-    embeddings: [B, D], any length, any float type; read through `stop_gradient`.
-    labels: [B], of the global batch; a negative label marks padding, which repels
-      nothing. K is not known here: mark labels >= K too, as `update` does.
-    sharpness: tau, 0 or more.
-
-  Returns:
-    [B, D] of unit length. An example without another class in the batch stays.
-  """
-  z = unit(drop_padding(jax.lax.stop_gradient(embeddings), labels))
-  rivals = (labels[:, None] != labels) & (labels >= 0)
-  weights = jax.nn.softmax(sharpness * z @ z.T, axis=1, where=rivals)
-  return unit(z - weights @ z)
 
 
 def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:

@@ -4,10 +4,19 @@ Indexing in JAX never raises, so every loss states these three cases through the
 functions below instead of reading some other class's row.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
+
+from ccl_jax.vectors import widen
+
+__all__ = [
+  "as_classes",
+  "check_labels",
+  "drop_padding",
+  "mask_loss",
+  "mean_over_examples",
+]
 
 
 def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> None:
@@ -29,11 +38,6 @@ def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> Non
       f"label {flat[bad[0]]} at position {bad[0]} has no class: num_classes is "
       f"{num_classes}, so labels go from 0 to {num_classes - 1}"
     )
-
-
-def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
-  """At least float32: half precision and integers are raised to it, float64 is kept."""
-  return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
 def drop_padding(
@@ -68,29 +72,17 @@ def mask_loss(
   return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
 
 
-def gather_rows(
-  rows: Num[Array, "B ..."], axis_name: str | None
-) -> Num[Array, "N ..."]:
-  """The rows of all devices, in their order, where a mapped axis splits the batch."""
-  return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
-
-
 def mean_over_examples(
-  loss: Float[Array, " B"], labels: Int[Array, " B"], axis_name: str | None = None
+  loss: Float[Array, " B"], labels: Int[Array, " B"]
 ) -> Float[Array, ""]:
   """Mean of a per-example loss over the examples that are not padding.
 
   Args:
     loss: [B], zero on padding rows.
     labels: [B].
-    axis_name: a mapped axis (`pmap`, `shard_map`) over which the batch is split; the
-      mean is then that of the global batch, and gradients are to be averaged with
-      `lax.pmean`, as in any data-parallel program.
 
   Returns:
     A scalar; 0 if every row is padding.
   """
-  total, count = loss.sum(), (labels >= 0).sum()
-  if axis_name is not None:
-    total, count = jax.lax.psum((total, count), axis_name)
-  return total / jnp.maximum(count, 1).astype(total.dtype)
+  count = jnp.maximum((labels >= 0).sum(), 1)
+  return loss.sum() / count.astype(loss.dtype)

@@ -1,29 +1,46 @@
-"""Binds a loss to what it learns or remembers: pairs `(init, apply)`, as in optax.
+"""Binds a loss to what it learns or remembers, as pure functions.
 
 One train step serves every loss, because each is seen as an `Objective`: class vectors
 that are trained are its params, a center bank or a memory of past embeddings is its
 state, and a loss over the pairs of a batch has neither.
+
+Losses see the global batch and know no device. Under `jit` the batch is global by
+itself. Over a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) an objective
+gathers the rows of all devices once, at its door, and returns the values of its own
+device's rows; gradients are then averaged with `lax.pmean`.
 """
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
-from ccl_jax import centers, losses, streaming
+from ccl_jax import centers, losses
 from ccl_jax.class_mesh import ClassMesh
-from ccl_jax.labels import drop_padding, gather_rows, mask_loss
+from ccl_jax.labels import drop_padding, mask_loss
+from ccl_jax.vectors import unit
+
+__all__ = [
+  "Memory",
+  "Objective",
+  "center_contrastive_loss",
+  "global_mean",
+  "over_rows",
+  "with_bank",
+  "with_classifier",
+  "with_memory",
+  "with_trained_centers",
+]
 
 # (embeddings [B,D], labels [B], class vectors [K,D], settings by name) -> loss [B]
 ClassLoss = Callable[..., Array]
 
 
-# Logits up to which a loss holds them all; above, it goes by blocks. A choice
-# between two measured sizes: even at 16 x 999, blocks ahead at 128 x 11,264.
-MOST_LOGITS = 2**20
+def _no_class_vectors(params: PyTree, state: PyTree) -> None:
+  del params, state
 
 
 class Objective(NamedTuple):
@@ -31,64 +48,18 @@ class Objective(NamedTuple):
 
   Attributes:
     init: `init(key) -> (params, state)`; either may be empty.
-    apply: `apply(params, state, embeddings [B,D], batch) -> (loss [B], new state)`,
-      where `batch["label"]` is [B]. Differentiable in `params` and `embeddings`.
+    apply: `apply(params, state, embeddings [B, D], batch, key) -> (loss [B], state)`,
+      where `batch["label"]` is [B], the state is the new one, and the key is this
+      step's, for the objectives that draw. Differentiable in params and embeddings.
+    class_vectors: `class_vectors(params, state) -> [K, D]`, a direction a class, with
+      the padding of a mesh after the K-th row; None where the loss has none.
   """
 
   init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
-  apply: Callable[
-    [PyTree, PyTree, Array, Mapping[str, Any]], tuple[Float[Array, " B"], PyTree]
-  ]
-
-
-def dense_or_streaming(dense: ClassLoss, streamed: ClassLoss) -> ClassLoss:
-  """One loss in two ways: `dense` while B x K is small, `streamed` above that.
-
-  Both give the same numbers. What only `streamed` can do, a `mesh` or a `sample_rate`
-  with its `key`, is passed on to it.
-  """
-
-  @functools.wraps(dense)
-  def loss(
-    embeddings,
-    labels,
-    class_vectors,
-    *,
-    mesh=None,
-    sample_rate=1.0,
-    key=None,
-    **settings,
-  ):
-    few = len(labels) * len(class_vectors) <= MOST_LOGITS
-    if few and mesh is None and sample_rate == 1:
-      return dense(embeddings, labels, class_vectors, **settings)
-    settings |= {"mesh": mesh, "sample_rate": sample_rate, "key": key}
-    return streamed(embeddings, labels, class_vectors, **settings)
-
-  return loss
-
-
-# Also with `mesh=`; call those of `losses` or `streaming` to choose the way yourself.
-center_contrastive = dense_or_streaming(
-  losses.center_contrastive, streaming.center_contrastive
-)
-cosface = dense_or_streaming(losses.cosface, streaming.cosface)
-normalized_softmax = dense_or_streaming(
-  losses.normalized_softmax, streaming.normalized_softmax
-)
-
-
-def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
-  """The embeddings, for an update that begins when the loss has read the bank.
-
-  Without this dependency XLA cannot tell that the bank's old rows are no longer needed
-  as the update writes the new ones, and copies the whole bank first. (jax 0.10 on CPU
-  sees through an `optimization_barrier` here; 0 * x it leaves alone.) A loss that is
-  not finite leaves the embeddings as they are.
-  """
-  values = jax.lax.stop_gradient(losses_of_rows)[:, None]
-  nothing = jnp.where(jnp.isfinite(values), 0 * values, 0.0)
-  return jax.lax.stop_gradient(embeddings) + nothing.astype(embeddings.dtype)
+  apply: Callable[..., tuple[Float[Array, " B"], PyTree]]
+  class_vectors: Callable[[PyTree, PyTree], Float[Array, "K D"] | None] = (
+    _no_class_vectors
+  )
 
 
 def with_bank(
@@ -96,10 +67,12 @@ def with_bank(
   num_classes: int,
   dim: int,
   *,
-  momentum: float,
-  sharpness: float | None = None,
+  rule: centers.Rule = centers.repulsion,
+  momentum: float = 0.9,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
+  sample_rate: float = 1.0,
+  relates_rows: bool = False,
 ) -> Objective:
   """Contrasts with a center bank that every batch moves, after its loss is taken.
 
@@ -107,36 +80,32 @@ def with_bank(
   exists.
 
   Args:
-    loss: `(embeddings, labels, centers) -> [B]`, for instance
-      `partial(center_contrastive, scale=16.0, margin=0.2, center_weight=2.0)`.
+    loss: `(embeddings, labels, centers) -> [B]`, for instance `losses.arcface`.
     num_classes: K.
     dim: D.
+    rule: where a batch moves its centers; see `centers.update`.
     momentum: mu of `centers.update`.
-    sharpness: tau of `centers.repel`; None moves the bank by class means alone.
     axis_name: the mapped axis under `pmap`; None under `jit`.
-    mesh: lays the bank out over devices; `loss` is to be bound to it too.
+    mesh: lays the bank out over devices; passed on to the loss.
+    sample_rate: part of the other classes that a step is contrasted with, see
+      `losses.Over`; below 1, `apply` needs its key.
+    relates_rows: whether a row's loss depends on the other rows of the batch, as that
+      of `losses.proxy_anchor` does, and so on those of all devices.
   """
-  rows = num_classes if mesh is None else mesh.num_rows
 
   def init(key):
-    return {}, centers.init(key, rows, dim)
+    return {}, centers.init(key, num_classes, dim, mesh=mesh)
 
-  def apply(params, bank, embeddings, batch):
+  def apply(params, bank, embeddings, batch, key=None):
     del params
-    labels = batch["label"]
-    values = loss(embeddings, labels, jax.lax.stop_gradient(bank.centers))
-    new_bank = centers.update(
-      bank,
-      _once_read(embeddings, values),
-      labels,
-      momentum=momentum,
-      sharpness=sharpness,
-      axis_name=axis_name,
-      mesh=mesh,
-    )
-    return values, new_bank
+    rows = embeddings, batch["label"]
+    contrast = _bind(loss, mesh, sample_rate, key)
+    vectors = jax.lax.stop_gradient(bank.centers)
+    values = _values(contrast, rows, axis_name if relates_rows else None, vectors)
+    rows = _gather((_once_read(embeddings, values), batch["label"]), axis_name)
+    return values, centers.update(bank, *rows, rule=rule, momentum=momentum, mesh=mesh)
 
-  return Objective(init, apply)
+  return Objective(init, apply, lambda params, bank: bank.centers)
 
 
 def with_trained_centers(
@@ -145,78 +114,65 @@ def with_trained_centers(
   dim: int,
   *,
   centers_per_class: int | None = None,
+  axis_name: str | None = None,
   mesh: ClassMesh | None = None,
+  sample_rate: float = 1.0,
+  relates_rows: bool = False,
 ) -> Objective:
-  """Contrasts with one vector per class, or several, that the optimizer trains.
+  """Contrasts with one vector a class, or several, that the optimizer trains.
 
   Args:
     loss: `(embeddings, labels, class vectors) -> [B]`, which scales the vectors to unit
       length itself: `losses.center_contrastive`, `losses.cosface`, ...
     num_classes: K.
     dim: D.
-    centers_per_class: C, for a loss over [K, C, D] as `losses.soft_triple`; None: the
-      loss is over [K, D].
-    mesh: lays the vectors out over devices; `loss` is to be bound to it too.
+    centers_per_class: C, for a loss over [K, C, D] such as `losses.soft_triple`; None:
+      the loss is over [K, D].
+    axis_name: as in `with_bank`.
+    mesh: as in `with_bank`.
+    sample_rate: as in `with_bank`.
+    relates_rows: as in `with_bank`.
   """
-  rows = num_classes if mesh is None else mesh.num_rows
 
   def init(key):
     if centers_per_class is None:
-      return {"centers": centers.init(key, rows, dim).centers}, {}
-    all_rows = centers.init(key, rows * centers_per_class, dim).centers
-    return {"centers": all_rows.reshape(rows, centers_per_class, dim)}, {}
+      return {"centers": centers.init(key, num_classes, dim, mesh=mesh).centers}, {}
+    rows = centers.init(key, num_classes * centers_per_class, dim).centers
+    return {"centers": rows.reshape(num_classes, centers_per_class, dim)}, {}
 
-  def apply(params, state, embeddings, batch):
-    return loss(embeddings, batch["label"], params["centers"]), state
+  def apply(params, state, embeddings, batch, key=None):
+    rows = embeddings, batch["label"]
+    contrast = _bind(loss, mesh, sample_rate, key)
+    along = axis_name if relates_rows else None
+    return _values(contrast, rows, along, params["centers"]), state
 
-  return Objective(init, apply)
+  def class_vectors(params, state):
+    del state
+    vectors = params["centers"]
+    return vectors if vectors.ndim == 2 else unit(vectors).mean(axis=1)
 
-
-def with_sampled_classes(
-  bind: Callable[[ClassLoss], Objective], loss: ClassLoss, sample_rate: float
-) -> Objective:
-  """An objective that contrasts each batch with a random part of the other classes.
-
-  The state holds the key of the draws and their number beside the objective's own, so
-  that a resumed run draws what an uninterrupted one would have drawn.
-
-  Args:
-    bind: a loss -> its objective, for instance `lambda loss: with_bank(loss, ...)`.
-    loss: takes `sample_rate` and `key`, as `center_contrastive` above and those of
-      `streaming` do.
-    sample_rate: see `streaming.cosface`.
-  """
-
-  def init(key):
-    objective_key, draw_key = jax.random.split(key)
-    params, inner = bind(loss).init(objective_key)
-    draws = {"key": jax.random.key_data(draw_key), "count": jnp.zeros((), jnp.int32)}
-    return params, {"inner": inner, "draws": draws}
-
-  def apply(params, state, embeddings, batch):
-    draws = state["draws"]
-    key = jax.random.wrap_key_data(draws["key"])
-    key = jax.random.fold_in(key, draws["count"])
-    objective = bind(functools.partial(loss, sample_rate=sample_rate, key=key))
-    values, inner = objective.apply(params, state["inner"], embeddings, batch)
-    draws = draws | {"count": draws["count"] + 1}
-    return values, {"inner": inner, "draws": draws}
-
-  return Objective(init, apply)
+  return Objective(init, apply, class_vectors)
 
 
-def without_state(
-  loss: Callable[[Array, Mapping[str, Any]], Float[Array, " B"]],
+def over_rows(
+  loss: Callable[..., Float[Array, " B"]],
+  *,
+  reads: Sequence[str] = ("label",),
+  axis_name: str | None = None,
 ) -> Objective:
   """A loss over the rows of a batch alone, which learns and remembers nothing.
 
   Args:
-    loss: `(embeddings [B,D], batch) -> [B]`.
+    loss: `(embeddings [B,D], *what it reads) -> [B]`, such as `losses.supcon`.
+    reads: names of the batch's arrays that the loss takes after the embeddings, each a
+      value a row: `("label", "example")` for `losses.contex`.
+    axis_name: the mapped axis under `pmap`; None under `jit`.
   """
 
-  def apply(params, state, embeddings, batch):
-    del params
-    return loss(embeddings, batch), state
+  def apply(params, state, embeddings, batch, key=None):
+    del params, key
+    rows = embeddings, *(batch[name] for name in reads)
+    return _values(loss, rows, axis_name), state
 
   return Objective(lambda key: ({}, {}), apply)
 
@@ -243,11 +199,13 @@ def with_memory(
   Embeddings drift slowly once a model has trained for a while, so that those of past
   steps serve as contrasts at no cost but their storage. The loss sees the memory as it
   was before the batch was written into it: a row never meets itself, but it may meet an
-  earlier view of its image, as one of its class. No gradient reaches the memory.
+  earlier view of its image, as another row of its class. No gradient reaches the
+  memory.
 
   Args:
-    loss: `(embeddings [B,D], batch, memory=[M,D], memory_labels=[M]) -> [B]`, which
-      scales both embeddings to unit length itself and passes over memory labels < 0.
+    loss: `(embeddings [B,D], labels [B], memory=[M,D], memory_labels=[M]) -> [B]`,
+      which scales both embeddings to unit length itself and passes over memory labels
+      < 0: `losses.supcon` and the others of `losses.pair`.
     size: M, the embeddings that are remembered, at least a global batch. Padding rows
       take places too, as empty slots.
     dim: D.
@@ -272,16 +230,16 @@ def with_memory(
       steps=jnp.zeros((), jnp.int32),
     )
 
-  def apply(params, state, embeddings, batch):
-    del params
-    values = loss(
-      embeddings,
-      batch,
+  def apply(params, state, embeddings, batch, key=None):
+    del params, key
+    contrast = functools.partial(
+      loss,
       memory=jax.lax.stop_gradient(state.embeddings),
       memory_labels=jnp.where(state.steps < warmup_steps, -1, state.labels),
     )
+    values = _values(contrast, (embeddings, batch["label"]), axis_name)
     rows = drop_padding(_once_read(embeddings, values), batch["label"])
-    rows, labels = gather_rows(rows, axis_name), gather_rows(batch["label"], axis_name)
+    rows, labels = _gather((rows, batch["label"]), axis_name)
     if len(labels) > size:
       raise ValueError(
         f"a memory of {size} rows is smaller than the batch of {len(labels)}: give"
@@ -310,7 +268,8 @@ def with_classifier(num_classes: int, dim: int) -> Objective:
     kernel = jax.random.normal(key, (dim, num_classes)) / dim**0.5
     return {"kernel": kernel, "bias": jnp.zeros(num_classes)}, {}
 
-  def apply(params, state, embeddings, batch):
+  def apply(params, state, embeddings, batch, key=None):
+    del key
     labels = batch["label"]
     logits = drop_padding(embeddings, labels) @ params["kernel"] + params["bias"]
     own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
@@ -318,6 +277,22 @@ def with_classifier(num_classes: int, dim: int) -> Objective:
     return mask_loss(values, labels, num_classes), state
 
   return Objective(init, apply)
+
+
+def global_mean(
+  values: Float[Array, " B"], labels: Int[Array, " B"], axis_name: str | None = None
+) -> Float[Array, ""]:
+  """`losses.mean_over_examples` of the global batch, also over a mapped axis.
+
+  Args:
+    values: [B], zero on padding rows.
+    labels: [B].
+    axis_name: the mapped axis that the batch is split over.
+  """
+  if axis_name is None:
+    return losses.mean_over_examples(values, labels)
+  total, count = jax.lax.psum((values.sum(), (labels >= 0).sum()), axis_name)
+  return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def center_contrastive_loss(
@@ -328,8 +303,8 @@ def center_contrastive_loss(
   scale: float = 16.0,
   margin: float = 0.2,
   center_weight: float = 2.0,
-  momentum: float = 0.5,
-  sharpness: float | None = None,
+  rule: centers.Rule = centers.repulsion,
+  momentum: float = 0.9,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:
@@ -349,9 +324,10 @@ def center_contrastive_loss(
       tuned on validation classes of Glyphs; no public source states the paper's.
     margin: m, in units of cosine.
     center_weight: lambda, the weight of the pull to the own center.
-    momentum: mu of the center update, in [0, 1].
-    sharpness: lets the batch's other classes push the centers away, by
-      `centers.repel`, our addition; None is the bank of class means.
+    rule: where a batch moves its centers. `centers.repulsion`, the default and ours,
+      pushes them away from the batch's other classes, too; `centers.class_means` is the
+      plain reading of the paper, which names no rule.
+    momentum: mu of the center update, in [0, 1]; class means go well with .5.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split; loss and bank are then those of the global batch, the same on
       every device, and gradients are to be averaged with `lax.pmean`.
@@ -373,23 +349,56 @@ def center_contrastive_loss(
       f"embeddings have dimension {embeddings.shape[-1]} and the bank's centers "
       f"{bank.centers.shape[-1]}; make the bank with dim={embeddings.shape[-1]}"
     )
-  values = center_contrastive(
-    embeddings,
-    labels,
-    jax.lax.stop_gradient(bank.centers),
-    scale=scale,
-    margin=margin,
-    center_weight=center_weight,
-    mesh=mesh,
+  loss = functools.partial(
+    losses.center_contrastive, scale=scale, margin=margin, center_weight=center_weight
   )
-  loss = losses.mean_over_examples(values, labels, axis_name)
-  new_bank = centers.update(
-    bank,
-    _once_read(embeddings, values),
-    labels,
+  objective = with_bank(
+    loss,
+    len(bank.centers) if mesh is None else mesh.num_classes,
+    bank.centers.shape[-1],
+    rule=rule,
     momentum=momentum,
-    sharpness=sharpness,
     axis_name=axis_name,
     mesh=mesh,
   )
-  return loss, new_bank
+  values, new_bank = objective.apply({}, bank, embeddings, {"label": labels})
+  return global_mean(values, labels, axis_name), new_bank
+
+
+def _bind(
+  loss: ClassLoss, mesh: ClassMesh | None, sample_rate: float, key
+) -> ClassLoss:
+  """The loss with the options of `losses.Over` that the objective was given."""
+  if mesh is not None:
+    loss = functools.partial(loss, mesh=mesh)
+  if sample_rate < 1:
+    loss = functools.partial(loss, sample_rate=sample_rate, key=key)
+  return loss
+
+
+def _values(loss, rows: tuple[Array, ...], axis_name: str | None, *others: Array):
+  """`loss(*rows, *others)` on the rows of all devices: the values of this device's."""
+  values = loss(*_gather(rows, axis_name), *others)
+  if axis_name is None:
+    return values
+  size = len(rows[0])
+  start = jax.lax.axis_index(axis_name) * size
+  return jax.lax.dynamic_slice_in_dim(values, start, size)
+
+
+def _gather(rows: PyTree, axis_name: str | None) -> PyTree:
+  """The rows of all devices, in their order, where a mapped axis splits the batch."""
+  return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
+
+
+def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
+  """The embeddings, for an update that begins when the loss has read the bank.
+
+  Without this dependency XLA cannot tell that the bank's old rows are no longer needed
+  as the update writes the new ones, and copies the whole bank first. (jax 0.10 on CPU
+  sees through an `optimization_barrier` here; 0 * x it leaves alone.) A loss that is
+  not finite leaves the embeddings as they are.
+  """
+  values = jax.lax.stop_gradient(losses_of_rows)[:, None]
+  nothing = jnp.where(jnp.isfinite(values), 0 * values, 0.0)
+  return jax.lax.stop_gradient(embeddings) + nothing.astype(embeddings.dtype)

@@ -109,9 +109,9 @@ class Config:
   margin: float = 0.2  # m: a cosine, arcface an angle, triplet a squared distance
   center_weight: float = 2.0  # lambda of the pull to the own center
   temperature: float = 0.1  # tau of nt_xent, supcon and contex, T of proxy_nca
-  momentum: float = 0.5  # mu of the bank; of no effect on trained centers
+  momentum: float = 0.9  # mu of the bank; of no effect on trained centers
   first_visit: Literal["replace", "mix"] = "replace"  # of a class's random center
-  sharpness: float | None = None  # of what pushes the bank's centers apart, if anything
+  sharpness: float | None = 8.0  # tau of the bank's repulsion; none: class means
   memory_size: int = 0  # past embeddings that a loss over pairs sees too; 0: none
   memory_warmup_steps: int = 0  # first steps, in which that memory only fills
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
@@ -190,12 +190,9 @@ class Config:
     for name in _FINITE:
       if not math.isfinite(getattr(self, name)):
         raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
-    if self.sharpness is not None and not (
-      self.centers == "bank" and 0 <= self.sharpness < math.inf
-    ):
+    if self.sharpness is not None and not 0 <= self.sharpness < math.inf:
       raise ValueError(
-        f"sharpness={self.sharpness} with centers={self.centers}: expected 0 or more,"
-        " of centers=bank"
+        f"sharpness={self.sharpness}: expected 0 or more, or none for class means"
       )
     if self.first_visit == "mix" and self.centers != "bank":
       raise ValueError(

@@ -22,6 +22,8 @@ BASE = Config(
   steps=1000,
   eval_every=250,
   learning_rate=4e-3,
+  momentum=0.5,
+  sharpness=None,  # class means, but where a row says otherwise
 )
 # Trial 0 of each method has its published settings (the defaults in ccl_jax.losses),
 # but for the rates, CCL (none are public), SoftTriple's 10 centers and the margin of

@@ -72,7 +72,7 @@ def study(
       continue
     copy = run.placement.one_copy(state)
     found = testing.score(config, testing.Embedded(*run.embed(copy, data.validation)))
-    centers = testing.class_centers(copy, np.arange(num_classes))
+    centers = testing.class_centers(run.class_vectors(copy), np.arange(num_classes))
     ages = np.where(last_seen > 0, number - last_seen, -1)
     now = describe(centers, *run.embed(copy, data.train), ages)
     rows.append({"step": number, "recall@1": found["recall@1"], **now})

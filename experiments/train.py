@@ -98,7 +98,7 @@ def train(config: Config, folder: Path) -> None:
           checkpoint_every=config.checkpoint_every,
         )
         tested = testing.test(config, run.embed, state, data)
-        centers = show.map_of(data.train, state)
+        centers = show.map_of(data.train, run.class_vectors(state))
         log.write("test", config.steps, tested.metrics)
   except NonFiniteLoss as error:
     command_line.fail(str(error), code=1)

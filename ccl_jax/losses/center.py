@@ -1,12 +1,17 @@
 """Losses that pull an embedding to its class center."""
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from ccl_jax.centers import unit
 from ccl_jax.labels import drop_padding, mask_loss
-from ccl_jax.losses.proxy import cosface
+from ccl_jax.losses.blocks import Over, contrast
+from ccl_jax.losses.proxy import class_softmax
+from ccl_jax.vectors import unit
+
+__all__ = ["center_contrastive", "center_loss", "contrastive_center"]
 
 
 def center_contrastive(
@@ -14,9 +19,10 @@ def center_contrastive(
   labels: Int[Array, " B"],
   centers: Num[Array, "K D"],
   *,
-  scale: float,
-  margin: float,
-  center_weight: float,
+  scale: float = 16.0,
+  margin: float = 0.2,
+  center_weight: float = 2.0,
+  **over: Unpack[Over],
 ) -> Float[Array, " B"]:
   r"""Contrasts each embedding with every class center, and pulls it to its own.
 
@@ -32,9 +38,11 @@ def center_contrastive(
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     centers: [K, D], any length.
-    scale: s, the inverse temperature.
+    scale: s, the inverse temperature. The defaults of s, m and lambda are our choice,
+      tuned on validation classes of Glyphs; no public source states the paper's.
     margin: m, in units of cosine, subtracted from the own class's cosine.
     center_weight: lambda, the weight of the pull to the own center.
+    **over: how the sum over the other classes is taken: `blocks.Over`.
 
   Returns:
     [B] float32, one value per example.
@@ -43,9 +51,10 @@ def center_contrastive(
     Cai, Xiong, Tian, Center Contrastive Loss for Metric Learning, 2023, Eq. 5,
     https://arxiv.org/abs/2308.00458
   """
-  contrast = cosface(embeddings, labels, centers, scale=scale, margin=margin)
-  pull = 2 * center_loss(embeddings, labels, centers)
-  return contrast + center_weight * pull
+  found = contrast(embeddings, labels, centers, scale, over)
+  values = class_softmax(found, scale, lambda cosines: cosines - margin)
+  pull = jnp.sum((found.embeddings - found.own) ** 2, axis=-1)
+  return mask_loss(values + center_weight * pull, labels, found.num_classes)
 
 
 def center_loss(

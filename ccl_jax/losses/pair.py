@@ -4,13 +4,13 @@ Every row is an anchor, contrasted with the other rows of the batch, itself excl
 index. With a `memory` of past embeddings (cross-batch memory) it is contrasted with
 those rows too, which are no anchors and carry no gradient.
 
-The published scalar of each loss is a mean, over what its docstring says: anchors,
-pairs or triplets. The values are spread so that `mean_over_examples` gives that scalar:
-the value of an anchor is its sum, raised by the number of examples over the number of
-what is counted. An anchor without the pairs that a loss needs has the value 0.
+The published scalar of each loss is a mean over its terms: anchors, pairs or triplets,
+as its docstring says. Row i holds its sum of terms x examples / terms counted, so that
+`mean_over_examples` gives the published number. An anchor without the pairs that a loss
+needs has the value 0.
 
-The arrays held are N x (N + M), with N the global batch over a mapped axis and M the
-memory, never with a third dimension.
+The arrays held are B x (B + M), with M the rows of the memory, never with a third
+dimension.
 """
 
 from functools import partial
@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from ccl_jax.centers import unit
-from ccl_jax.labels import drop_padding, gather_rows
+from ccl_jax.labels import drop_padding
 from ccl_jax.losses.proxy import log_one_plus_sum
+from ccl_jax.vectors import unit
+
+__all__ = ["contrastive", "multi_similarity", "supcon", "triplet"]
 
 # Distances are this at least, for `contrastive`: it bounds the gradient at 0.
 _LEAST_DISTANCE = 1e-6
@@ -36,7 +38,6 @@ def supcon(
   base_temperature: float = 0.07,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
-  axis_name: str | None = None,
 ) -> Float[Array, " B"]:
   r"""Tells the other rows of a class, views included, from all other rows.
 
@@ -55,10 +56,6 @@ def supcon(
       (https://github.com/HobbitLong/SupContrast), not in the paper.
     memory: [M, D], further rows to contrast with, none of them of this batch.
     memory_labels: [M]; a negative label marks an empty slot.
-    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
-      the rows are split: its own rows are a device's anchors, and those of all devices
-      its contrasts. The memory is the same whole one on each. Average the gradients
-      with `lax.pmean`.
 
   Returns:
     [B] float32, one value per row.
@@ -67,11 +64,11 @@ def supcon(
     Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, Eq. 2,
     https://arxiv.org/abs/2004.11362
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels)
   similarities = pairs.cosines / temperature
   all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
   values = mean_gap(similarities, pairs.positives, all_others)
-  values = spread(values, pairs.positives.any(axis=1), labels, axis_name)
+  values = spread(values, pairs.positives.any(axis=1), labels)
   return temperature / base_temperature * values
 
 
@@ -85,7 +82,6 @@ def multi_similarity(
   epsilon: float | None = 0.1,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
-  axis_name: str | None = None,
 ) -> Float[Array, " B"]:
   r"""Weighs each pair by its own cosine and by those of the anchor's other pairs.
 
@@ -111,7 +107,6 @@ def multi_similarity(
     epsilon: slack of the miner, in units of cosine; None: all pairs.
     memory: as in `supcon`.
     memory_labels: as in `supcon`.
-    axis_name: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -121,7 +116,7 @@ def multi_similarity(
     Learning, CVPR 2019, Eqs. 13 to 16, https://arxiv.org/abs/1904.06627, and
     https://github.com/msight-tech/research-ms-loss
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels)
   cosines, positives, negatives = pairs.cosines, pairs.positives, pairs.negatives
   if epsilon is not None:
     farthest = jnp.min(cosines, axis=1, where=positives, initial=jnp.inf)
@@ -141,7 +136,6 @@ def triplet(
   mining: Literal["batch_hard", "semi_hard"] = "batch_hard",
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
-  axis_name: str | None = None,
 ) -> Float[Array, " B"]:
   r"""Wants a negative farther from the anchor than a positive, by a margin.
 
@@ -165,7 +159,6 @@ def triplet(
       that are not squared, semi_hard as in Schroff et al.
     memory: as in `supcon`.
     memory_labels: as in `supcon`.
-    axis_name: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -179,7 +172,7 @@ def triplet(
     Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017,
     Eq. 5, https://arxiv.org/abs/1703.07737
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels)
   squared = 2 - 2 * pairs.cosines
   of_negatives = jnp.where(pairs.negatives, squared, jnp.inf)
   if mining == "batch_hard":
@@ -194,7 +187,7 @@ def triplet(
     counts = triplets.sum(axis=1)
   else:
     raise ValueError(f"mining={mining}: expected batch_hard or semi_hard")
-  return spread(sums, counts, labels, axis_name)
+  return spread(sums, counts, labels)
 
 
 def contrastive(
@@ -204,7 +197,6 @@ def contrastive(
   margin: float = 1.0,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
-  axis_name: str | None = None,
 ) -> Float[Array, " B"]:
   r"""Pulls positive pairs together, and pushes negative ones up to a margin apart.
 
@@ -224,7 +216,6 @@ def contrastive(
     margin: m, a distance, 0 to 2; the default is that of two vectors with cosine 0.5.
     memory: as in `supcon`.
     memory_labels: as in `supcon`.
-    axis_name: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -233,19 +224,19 @@ def contrastive(
     Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping,
     CVPR 2006, Eq. 4, https://doi.org/10.1109/CVPR.2006.100
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels, axis_name)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels)
   squared = jnp.maximum(2 - 2 * pairs.cosines, _LEAST_DISTANCE**2)
   distances = jnp.sqrt(squared)
   near = pairs.negatives & (distances < margin)
   pulls = jnp.where(pairs.positives, squared / 2, 0.0).sum(axis=1)
   pushes = jnp.where(near, (margin - distances) ** 2 / 2, 0.0).sum(axis=1)
-  pull = spread(pulls, pairs.positives.sum(axis=1), labels, axis_name)
-  push = spread(pushes, near.sum(axis=1), labels, axis_name)
+  pull = spread(pulls, pairs.positives.sum(axis=1), labels)
+  push = spread(pushes, near.sum(axis=1), labels)
   return pull + push
 
 
 class Pairs(NamedTuple):
-  """Anchors, the local rows, against all rows of the global batch and the memory."""
+  """Anchors, the rows of the batch, against those rows and the memory's."""
 
   cosines: Float[Array, "B N"]
   others: Bool[Array, "B N"]  # two rows that are not padding, and not the same row
@@ -258,7 +249,6 @@ def pairs_of(
   labels: Int[Array, " B"],
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
-  axis_name: str | None = None,
 ) -> Pairs:
   """The pairs that a loss chooses from.
 
@@ -267,11 +257,9 @@ def pairs_of(
   """
   if (memory is None) != (memory_labels is None):
     raise ValueError("memory and memory_labels: give both or neither")
-  of_all = partial(gather_rows, axis_name=axis_name)
   z = unit(drop_padding(embeddings, labels))
-  row = row_ids(labels, axis_name)
-  others = row[:, None] != of_all(row)[None, :]
-  all_z, all_labels = of_all(z), of_all(labels)
+  all_z, all_labels = z, labels
+  others = ~jnp.eye(len(labels), dtype=jnp.bool_)
   if memory is not None and memory_labels is not None:
     past = jax.lax.stop_gradient(unit(drop_padding(memory, memory_labels)))
     all_z = jnp.concatenate([all_z, past.astype(z.dtype)])
@@ -280,14 +268,6 @@ def pairs_of(
   others &= (labels >= 0)[:, None] & (all_labels >= 0)[None, :]
   same = labels[:, None] == all_labels[None, :]
   return Pairs(z @ all_z.T, others, others & same, others & ~same)
-
-
-def row_ids(labels: Int[Array, " B"], axis_name: str | None) -> Int[Array, " B"]:
-  """The local rows' numbers in the global batch."""
-  ids = jnp.arange(len(labels))
-  if axis_name is None:
-    return ids
-  return ids + len(labels) * jax.lax.axis_index(axis_name)
 
 
 def mean_gap(
@@ -309,13 +289,10 @@ def spread(
   sums: Float[Array, " B"],
   counts: Int[Array, " B"] | Bool[Array, " B"],
   labels: Int[Array, " B"],
-  axis_name: str | None,
 ) -> Float[Array, " B"]:
-  """Values whose mean over the examples is all sums over all counts; 0 if none is."""
-  totals = (labels >= 0).sum(), counts.sum()
-  if axis_name is not None:
-    totals = jax.lax.psum(totals, axis_name)
-  examples, counted = (total.astype(sums.dtype) for total in totals)
+  """Values whose mean over the examples is sum(sums) / sum(counts), or 0 / 0 = 0."""
+  examples = (labels >= 0).sum().astype(sums.dtype)
+  counted = counts.sum().astype(sums.dtype)
   return jnp.where(counts.astype(jnp.bool_), sums, 0.0) * (
     examples / jnp.maximum(counted, 1)
   )

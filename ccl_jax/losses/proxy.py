@@ -1,13 +1,30 @@
-"""Losses that classify an embedding among one or more vectors per class."""
+"""Losses that classify an embedding among one or more vectors per class.
 
-from functools import partial
+Most are one class softmax, minus the log of the own class's share, and differ in what
+they make of the cosine to the own class. They take the sum over the other classes as
+`ccl_jax.losses.blocks.Over` says: at once or by blocks, over a class mesh, over a
+sample.
+"""
+
+from collections.abc import Callable
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from ccl_jax.centers import unit
-from ccl_jax.labels import drop_padding, gather_rows, mask_loss
+from ccl_jax.labels import drop_padding, mask_loss
+from ccl_jax.losses.blocks import Contrast, Over, contrast
+from ccl_jax.vectors import unit
+
+__all__ = [
+  "arcface",
+  "cosface",
+  "normalized_softmax",
+  "proxy_anchor",
+  "proxy_nca",
+  "soft_triple",
+]
 
 # Of the angle to the own proxy, for `arcface`: it bounds the gradient where they agree.
 _LEAST_SINE = 1e-6
@@ -19,6 +36,7 @@ def normalized_softmax(
   proxies: Num[Array, "K D"],
   *,
   temperature: float = 0.05,
+  **over: Unpack[Over],
 ) -> Float[Array, " B"]:
   r"""Cross-entropy over cosines, :math:`-\log \mathrm{softmax}_y(z \cdot c / T)`.
 
@@ -27,6 +45,7 @@ def normalized_softmax(
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     temperature: T.
+    **over: how the sum over the other classes is taken: `blocks.Over`.
 
   Returns:
     [B] float32, one value per example.
@@ -35,7 +54,9 @@ def normalized_softmax(
     Zhai, Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019,
     https://arxiv.org/abs/1811.12649
   """
-  return cosface(embeddings, labels, proxies, scale=1 / temperature, margin=0.0)
+  scale = 1 / temperature
+  found = contrast(embeddings, labels, proxies, scale, over)
+  return mask_loss(class_softmax(found, scale), labels, found.num_classes)
 
 
 def cosface(
@@ -45,6 +66,7 @@ def cosface(
   *,
   scale: float = 64.0,
   margin: float = 0.35,
+  **over: Unpack[Over],
 ) -> Float[Array, " B"]:
   r"""Cross-entropy over scaled cosines, the own one reduced by a margin.
 
@@ -58,6 +80,7 @@ def cosface(
     proxies: [K, D], any length.
     scale: s, the inverse temperature.
     margin: m, in units of cosine.
+    **over: how the sum over the other classes is taken: `blocks.Over`.
 
   Returns:
     [B] float32, one value per example.
@@ -66,9 +89,9 @@ def cosface(
     Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR
     2018, Eq. 4, https://arxiv.org/abs/1801.09414
   """
-  cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
-  own = jax.nn.one_hot(labels, len(proxies), dtype=cosines.dtype)
-  return _cross_entropy(scale * (cosines - margin * own), labels)
+  found = contrast(embeddings, labels, proxies, scale, over)
+  values = class_softmax(found, scale, lambda cosines: cosines - margin)
+  return mask_loss(values, labels, found.num_classes)
 
 
 def arcface(
@@ -78,6 +101,7 @@ def arcface(
   *,
   scale: float = 64.0,
   margin: float = 0.5,
+  **over: Unpack[Over],
 ) -> Float[Array, " B"]:
   r"""Cross-entropy over scaled cosines, the angle to the own proxy raised by a margin.
 
@@ -95,6 +119,7 @@ def arcface(
     proxies: [K, D], any length.
     scale: s, the inverse temperature.
     margin: m, an angle in radians, 0 to pi.
+    **over: how the sum over the other classes is taken: `blocks.Over`.
 
   Returns:
     [B] float32, one value per example.
@@ -104,15 +129,19 @@ def arcface(
     2019, Eq. 3, https://arxiv.org/abs/1801.07698, and
     https://github.com/deepinsight/insightface
   """
-  cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
-  # Without the arc cosine, whose slope is infinite at both ends; nor may the sine's be.
-  squared = (1 - cosines) * (1 + cosines)
-  sines = jnp.sqrt(jnp.maximum(squared, _LEAST_SINE**2))
-  turned = cosines * jnp.cos(margin) - sines * jnp.sin(margin)
-  beyond = cosines - margin * jnp.sin(margin)
-  with_margin = jnp.where(cosines >= -jnp.cos(margin), turned, beyond)
-  own = jax.nn.one_hot(labels, len(proxies), dtype=jnp.bool_)
-  return _cross_entropy(scale * jnp.where(own, with_margin, cosines), labels)
+
+  def with_margin(cosines):
+    # Without the arc cosine, whose slope is infinite at both ends; nor may the sine's
+    # be.
+    squared = (1 - cosines) * (1 + cosines)
+    sines = jnp.sqrt(jnp.maximum(squared, _LEAST_SINE**2))
+    turned = cosines * jnp.cos(margin) - sines * jnp.sin(margin)
+    beyond = cosines - margin * jnp.sin(margin)
+    return jnp.where(cosines >= -jnp.cos(margin), turned, beyond)
+
+  found = contrast(embeddings, labels, proxies, scale, over)
+  values = class_softmax(found, scale, with_margin)
+  return mask_loss(values, labels, found.num_classes)
 
 
 def proxy_nca(
@@ -121,6 +150,7 @@ def proxy_nca(
   proxies: Num[Array, "K D"],
   *,
   temperature: float = 1 / 9,
+  **over: Unpack[Over],
 ) -> Float[Array, " B"]:
   r"""ProxyNCA++: cross-entropy over squared distances to all proxies.
 
@@ -137,6 +167,7 @@ def proxy_nca(
     labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
     proxies: [K, D], any length.
     temperature: T; the authors' code multiplies z and c by 3, which is T = 1/9.
+    **over: how the sum over the other classes is taken: `blocks.Over`.
 
   Returns:
     [B] float32, one value per example.
@@ -146,7 +177,10 @@ def proxy_nca(
     Component Analysis, ECCV 2020, Eq. 9, https://arxiv.org/abs/2004.01113, and
     https://github.com/euwern/proxynca_pp (`ProxyNCA_prob`)
   """
-  return normalized_softmax(embeddings, labels, proxies, temperature=temperature / 2)
+  temperature = temperature / 2
+  return normalized_softmax(
+    embeddings, labels, proxies, temperature=temperature, **over
+  )
 
 
 def proxy_anchor(
@@ -156,7 +190,6 @@ def proxy_anchor(
   *,
   scale: float = 32.0,
   margin: float = 0.1,
-  axis_name: str | None = None,
 ) -> Float[Array, " B"]:
   r"""Lets each proxy pull the batch's examples of its class and push all others.
 
@@ -176,9 +209,6 @@ def proxy_anchor(
     proxies: [K, D], any length.
     scale: alpha.
     margin: delta, in units of cosine.
-    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
-      the batch is split: L is then that of the global batch. Average the gradients
-      with `lax.pmean`.
 
   Returns:
     [B] float32, L for every example.
@@ -189,11 +219,9 @@ def proxy_anchor(
     https://github.com/tjddus9597/Proxy-Anchor-CVPR2020
   """
   num_classes = len(proxies)
-  of_all = partial(gather_rows, axis_name=axis_name)
-  cosines = of_all(unit(drop_padding(embeddings, labels))) @ unit(proxies).T
-  all_labels = of_all(labels)[:, None]
-  own = all_labels == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
-  others = (all_labels >= 0) & ~own
+  cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
+  own = labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
+  others = (labels >= 0)[:, None] & ~own
   pull = log_one_plus_sum(-scale * (cosines - margin), own, axis=0)
   push = log_one_plus_sum(scale * (cosines + margin), others, axis=0)
   present = jnp.maximum(own.any(axis=0).sum(), 1).astype(cosines.dtype)
@@ -253,6 +281,29 @@ def soft_triple(
   apart = jnp.sqrt(jnp.maximum(2 + 1e-5 - 2 * among, 1e-5))
   spread = apart.sum() / max(num_classes * per_class * (per_class - 1), 1)
   return jnp.where(labels < 0, 0.0, values + regularizer * spread)
+
+
+def class_softmax(
+  found: Contrast,
+  scale: float,
+  with_margin: Callable[[Float[Array, " B"]], Float[Array, " B"]] | None = None,
+) -> Float[Array, " B"]:
+  r"""The cross-entropy of the own class, :math:`-\log` of its share of the softmax.
+
+  .. math:: \ell_i = \log \Big(1 + \sum_{k \ne y_i} e^{s\, z_i \cdot c_k}
+    / e^{s\, \psi(z_i \cdot c_{y_i})} \Big)
+
+  A softplus, which has full precision however small the loss is.
+
+  Args:
+    found: the batch against its own and the other classes.
+    scale: s, the same as there.
+    with_margin: psi, of the cosine to the own class; None leaves the cosine as it is.
+  """
+  cosines = jnp.sum(found.embeddings * found.own, axis=-1)
+  if with_margin is not None:
+    cosines = with_margin(cosines)
+  return jax.nn.softplus(found.others - scale * cosines)
 
 
 def _cross_entropy(

@@ -1,19 +1,20 @@
 """Losses over the views and classes of a batch: NT-Xent and ConTeX.
 
-Every row is an anchor. Which rows show the same image is told by an id a row, so that
-the views may come in any order and number. The published scalar of each is a mean over
-the anchors that have the pairs it needs, and its values are spread over the examples as
+Every row is an anchor. An id for each row says which image it shows, so that the views
+may come in any order and number. The published scalar of each loss is a mean over the
+anchors that have the pairs it needs, and its values are spread over the examples as
 those of `ccl_jax.losses.pair` are.
 
-The similarities held are N x N (N x the global batch over a mapped axis), never with a
-third dimension.
+The similarities held are N x N, never with a third dimension.
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from ccl_jax.labels import gather_rows
-from ccl_jax.losses.pair import Pairs, mean_gap, pairs_of, row_ids, spread
+from ccl_jax.losses.pair import Pairs, mean_gap, pairs_of, spread
+
+__all__ = ["contex", "nt_xent"]
 
 
 def nt_xent(
@@ -22,7 +23,6 @@ def nt_xent(
   images: Int[Array, " N"],
   *,
   temperature: float = 0.1,
-  axis_name: str | None = None,
 ) -> Float[Array, " N"]:
   r"""Tells the other views of an image from all other rows (SimCLR).
 
@@ -37,11 +37,8 @@ def nt_xent(
     embeddings: [N, D], any length, any float type; computed in float32 at least.
     labels: [N]; a negative label marks padding, which no anchor is contrasted with.
       Otherwise they are not read.
-    images: [N], an id of the image that each row shows, unique in the global batch.
+    images: [N], an id of the image that each row shows, unique in the batch.
     temperature: tau.
-    axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
-      the rows are split: its own rows are a device's anchors, and those of all devices
-      its contrasts. Average the gradients with `lax.pmean`.
 
   Returns:
     [N] float32, one value per row.
@@ -50,8 +47,8 @@ def nt_xent(
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, Eq. 1, https://arxiv.org/abs/2002.05709
   """
-  pairs = pairs_of(embeddings, labels, axis_name=axis_name)
-  return _views_apart(pairs, labels, images, temperature, axis_name)
+  pairs = pairs_of(embeddings, labels)
+  return _views_apart(pairs, labels, images, temperature)
 
 
 def contex(
@@ -62,7 +59,6 @@ def contex(
   temperature: float = 0.1,
   base_temperature: float = 0.07,
   clamp: bool = False,
-  axis_name: str | None = None,
 ) -> Float[Array, " N"]:
   r"""Contrasts classes, without the positives below, and views (NT-Xent), by halves.
 
@@ -83,12 +79,11 @@ def contex(
   Args:
     embeddings: [N, D], any length, any float type; computed in float32 at least.
     labels: [N]; a negative label marks padding, which no anchor is contrasted with.
-    images: [N], an id of the image that each row shows, unique in the global batch;
+    images: [N], an id of the image that each row shows, unique in the batch;
       None: every row shows its own.
     temperature: tau.
     base_temperature: tau_0.
     clamp: cuts each pair's part of a at 0 from below, the authors' variant `contex_p`.
-    axis_name: as in `nt_xent`.
 
   Returns:
     [N] float32, one value per row, spread as the module says, each mean for itself.
@@ -97,15 +92,15 @@ def contex(
     Deng, Yang, Context-Enriched Contrastive Loss, IEEE Transactions on Multimedia 27,
     2025, https://arxiv.org/abs/2512.02152, and the authors' code (`losses.py`)
   """
-  pairs = pairs_of(embeddings, labels, axis_name=axis_name)
+  pairs = pairs_of(embeddings, labels)
   similarities = pairs.cosines / temperature
   negatives = jax.nn.logsumexp(similarities, axis=1, where=pairs.negatives)
   by_class = mean_gap(similarities, pairs.positives, negatives, clamp=clamp)
   both = pairs.positives.any(axis=1) & pairs.negatives.any(axis=1)
-  by_class = spread(by_class, both, labels, axis_name)
+  by_class = spread(by_class, both, labels)
   if images is None:
-    images = row_ids(labels, axis_name)
-  by_view = _views_apart(pairs, labels, images, temperature, axis_name)
+    images = jnp.arange(len(labels))
+  by_view = _views_apart(pairs, labels, images, temperature)
   return temperature / base_temperature * 0.5 * (by_class + by_view)
 
 
@@ -114,10 +109,9 @@ def _views_apart(
   labels: Int[Array, " N"],
   images: Int[Array, " N"],
   temperature: float,
-  axis_name: str | None,
 ) -> Float[Array, " N"]:
-  views = pairs.others & (images[:, None] == gather_rows(images, axis_name)[None, :])
+  views = pairs.others & (images[:, None] == images[None, :])
   similarities = pairs.cosines / temperature
   all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
   values = mean_gap(similarities, views, all_others)
-  return spread(values, views.any(axis=1), labels, axis_name)
+  return spread(values, views.any(axis=1), labels)

@@ -11,8 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Key, Num, PyTree
 
-from ccl_jax.labels import mean_over_examples
-from ccl_jax.objectives import Objective
+from ccl_jax.objectives import Objective, global_mean
 
 # {"image": [B, H, W, C], "label": [B]}, and whatever else the objective reads
 Batch = Mapping[str, Any]
@@ -71,8 +70,8 @@ def make_train_step(
     model: maps images [B, H, W, C] to embeddings [B, D].
     objective: the loss and what it learns or remembers.
     optimizer: over `{"model", "objective"}` params.
-    key: randomness of the model; every step folds its number in, so that a resumed run
-      draws what an uninterrupted one would have drawn.
+    key: randomness of the model and of the objective; every step folds its number in,
+      so that a resumed run draws what an uninterrupted one would have drawn.
     axis_name: the mapped axis under `pmap`; None under `jit`, where the batch is global
       and needs no collective.
 
@@ -82,18 +81,20 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, batch: Batch):
+    model_key, objective_key = jax.random.split(jax.random.fold_in(key, state.step))
+
     def loss_fn(params):
       embeddings, model_state = model.apply(
         {"params": params["model"], **state.model_state},
         batch["image"],
         train=True,
         mutable=list(state.model_state),
-        rngs={"dropout": jax.random.fold_in(key, state.step)},
+        rngs={"dropout": model_key},
       )
       losses, objective_state = objective.apply(
-        params["objective"], state.objective_state, embeddings, batch
+        params["objective"], state.objective_state, embeddings, batch, objective_key
       )
-      loss = mean_over_examples(losses, batch["label"], axis_name)
+      loss = global_mean(losses, batch["label"], axis_name)
       return loss, (model_state, objective_state)
 
     (loss, (model_state, objective_state)), grads = jax.value_and_grad(

@@ -1,13 +1,13 @@
 """The step of a class-sharded loss, compiled for devices that need not be there."""
 
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import class_mesh, objectives
+from ccl_jax import class_mesh, losses, objectives
+from ccl_jax.centers import class_means, repulsion
 from ccl_jax.training import placement
 from ccl_jax.training.step import TrainState
 
@@ -46,16 +46,12 @@ def compile_step(
   """
   mesh = class_mesh.make(num_classes, class_shards, devices)
   place = placement.with_class_sharding(mesh)
-  loss = partial(
-    objectives.center_contrastive, scale=16.0, margin=0.2, center_weight=2.0, mesh=mesh
-  )
+  loss = losses.center_contrastive
   if centers == "trained":
     objective = objectives.with_trained_centers(loss, num_classes, dim, mesh=mesh)
   else:
-    sharpness = 8.0 if centers == "repelling bank" else None
-    objective = objectives.with_bank(
-      loss, num_classes, dim, momentum=0.5, sharpness=sharpness, mesh=mesh
-    )
+    rule = repulsion if centers == "repelling bank" else class_means
+    objective = objectives.with_bank(loss, num_classes, dim, rule=rule, mesh=mesh)
   optimizer = optax.adam(1e-2)
 
   def init():

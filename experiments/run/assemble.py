@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ccl_jax import centers, class_mesh
+from ccl_jax import class_mesh, vectors
 from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Examples
 from ccl_jax.models import import_torch, resnet
@@ -32,6 +32,7 @@ class Run(NamedTuple):
   placement: placement.Placement
   train_step: step.TrainStep
   init_state: Callable[[], step.TrainState]
+  class_vectors: Callable[[step.TrainState], jax.Array | None]  # [K, D], if any
   embed: Embed  # (state, examples) -> embeddings [N, D], labels [N]
 
 
@@ -111,7 +112,7 @@ def make_embed(
 
   def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
     both = embed_step(state, images), embed_step(state, images[:, :, ::-1])
-    return sum(map(centers.unit, both)) / 2
+    return sum(map(vectors.unit, both)) / 2
 
   compiled = place.compile_embed(embed_both if flip else embed_step)
 
@@ -197,6 +198,9 @@ def make_run(config: Config, data: Data) -> Run:
     ),
     init_state=lambda: place.make_state(
       lambda: step.init_state(init_key, model, objective, optimizer, image)
+    ),
+    class_vectors=lambda state: objective.class_vectors(
+      state.params["objective"], state.objective_state
     ),
     embed=make_embed(config, place),
   )

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ccl_jax import retrieval
 from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
-from ccl_jax.training.step import TrainState
 from configs.base import Config
 from experiments.run import datasets, testing, workdir
 
@@ -70,16 +70,18 @@ def neighbours_of(data: datasets.Data, embedded: testing.Embedded):
   )
 
 
-def map_of(examples: Examples, state: TrainState) -> figures.CenterMap | None:
+def map_of(
+  examples: Examples, class_vectors: jax.Array | None
+) -> figures.CenterMap | None:
   """The train classes' centers, if any, each with the first picture of its class."""
-  if not testing.has_centers(state):
+  if class_vectors is None:
     return None
   classes, first = np.unique(examples.labels, return_index=True)
   if len(classes) > MAPPED:
     some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
     classes, first = classes[some], first[some]
   return figures.CenterMap(
-    centers=testing.class_centers(state, classes),
+    centers=testing.class_centers(class_vectors, classes),
     images=Images(examples, first),
     names=[caption(examples.class_names[label]) for label in classes],
   )

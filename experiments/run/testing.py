@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import centers, clustering, probe, retrieval
+from ccl_jax import clustering, probe, retrieval, vectors
 from ccl_jax.data.examples import Examples
 from ccl_jax.training import step
 from configs.base import Config
@@ -132,33 +132,15 @@ def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
   }
 
 
-def has_centers(state: step.TrainState) -> bool:
-  """Whether the loss learns or remembers a center for each class."""
-  return _centers_of(state) is not None
+def class_centers(class_vectors: jax.Array, classes: np.ndarray) -> np.ndarray:
+  """The vectors [n, D] of n classes, at unit length.
 
-
-def _centers_of(state: step.TrainState) -> jax.Array | None:
-  trained, bank = state.params["objective"], state.objective_state
-  if "centers" in trained:
-    return trained["centers"]
-  if isinstance(bank, dict):  # of sampled classes, or none
-    bank = bank.get("inner")
-  return bank.centers if isinstance(bank, centers.CenterBank) else None
-
-
-def class_centers(state: step.TrainState, classes: np.ndarray) -> np.ndarray:
-  """The centers [n, D] of n classes, trained or from the bank, at unit length.
-
-  Of several centers of a class, the direction of their mean.
+  Of a bank that is split over devices only these rows are copied, to each device.
   """
-  vectors = _centers_of(state)
-  assert vectors is not None
-  # Of a sharded bank only these rows are copied, to each device.
-  mesh = getattr(vectors.sharding, "mesh", None)
+  mesh = getattr(class_vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None
 
-  def pick(vectors):
-    own = centers.unit(vectors[classes])
-    return own if own.ndim == 2 else centers.unit(own.mean(axis=1))
+  def pick(rows):
+    return vectors.unit(rows[classes])
 
-  return np.asarray(jax.jit(pick, out_shardings=everywhere)(vectors))
+  return np.asarray(jax.jit(pick, out_shardings=everywhere)(class_vectors))

@@ -1,29 +1,29 @@
-"""The center losses by blocks of classes, for K too large to hold B x K.
+"""The sum over the other classes, which every class softmax shares.
 
-The same arguments and numbers as `ccl_jax.losses`; what is held beside inputs and
-outputs is a few arrays of B x block_size and block_size x D. The running softmax is
-that of FlashAttention (Dao et al., 2022, https://arxiv.org/abs/2205.14135), with two
-changes: the own class stays out of it, so that neither a margin nor a loss near zero
-costs precision, and the first pass also gathers the gradient in the embeddings, which
-therefore costs two matrix products in all. Only trained centers take a second pass.
+It is taken at once where B x K logits are few, and by blocks of classes above that:
+what is then held beside inputs and outputs is a few arrays of B x block_size and
+block_size x D. The running softmax is that of FlashAttention (Dao et al., 2022,
+https://arxiv.org/abs/2205.14135), with two changes. The own class stays out of it, so
+that neither a margin nor a loss near zero costs precision. And the first pass also
+gathers the gradient in the embeddings, which therefore costs two matrix products in
+all; only trained centers take a second pass.
 
 With a `sample_rate` below 1 only a random part of the blocks is gone through, in the
 manner of Partial FC (An et al., 2022, https://arxiv.org/abs/2203.15565).
 
 On a `ClassMesh` each device goes through its own range of classes for all rows of its
-group; maxima and sums over the ranges make of them the softmax over all classes.
+group; maxima and sums over the ranges make the softmax over all classes out of them.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int, Key, Num
 
 from ccl_jax import class_mesh
-from ccl_jax.centers import unit
 from ccl_jax.class_mesh import (
   CLASS_AXIS,
   CLASSES,
@@ -32,11 +32,60 @@ from ccl_jax.class_mesh import (
   WHOLE,
   ClassMesh,
 )
-from ccl_jax.labels import drop_padding, mask_loss
+from ccl_jax.labels import as_classes, drop_padding
+from ccl_jax.vectors import unit
+
+__all__ = ["Contrast", "Over", "contrast"]
+
+# Logits up to which the sum is taken at once. A choice between two measured sizes: both
+# ways are even at 16 x 999, and blocks are ahead at 128 x 11,264.
+MOST_LOGITS = 2**20
+
+
+class Over(TypedDict, total=False):
+  """How the sum over the other classes is taken; every loss gives the same numbers.
+
+  Taken at once, a loss can be differentiated in every mode; by blocks, in reverse mode,
+  in embeddings and class vectors: without a gradient, with the one in the embeddings
+  alone, and with both, it takes one, two and four products of 2BKD operations.
+
+  Keys:
+    block_size: classes a block; K need not be a multiple of it, and K or more take the
+      sum at once. Left out: all at once up to `MOST_LOGITS` logits; above that 1024 on
+      a CPU, whose cache then holds a block, and 4096 elsewhere, to launch fewer
+      kernels.
+    product_dtype: the type in which large products are multiplied, for instance
+      `jnp.bfloat16`; their sums stay in float32. Left out: the type of the embeddings.
+    mesh: lays the classes out over devices. The class vectors then have `mesh.num_rows`
+      rows, of which the first K are classes, and B is a multiple of all devices;
+      embeddings and labels are those of the global batch, as under `jit` with
+      shardings. Without a mesh the class vectors lie on one device, or whole on each.
+    sample_rate: the part, in (0, 1], of the blocks of other classes that is gone
+      through. Below 1, their sum of exponentials is scaled up to all: an unbiased
+      estimate of that sum. The loss itself is then too small on average, since the
+      logarithm is concave, and nearer the higher the rate. The own class is always
+      there. The gradient is that of the estimate; time shrinks with the rate.
+    key: which blocks; needed where `sample_rate` is below 1.
+  """
+
+  block_size: int | None
+  product_dtype: DTypeLike | None
+  mesh: ClassMesh | None
+  sample_rate: float
+  key: Key[Array, ""] | None
+
+
+class Contrast(NamedTuple):
+  """A batch against its own classes and all others."""
+
+  embeddings: Float[Array, "B D"]  # of unit length, zero for padding
+  own: Float[Array, "B D"]  # the own classes' vectors, of unit length
+  others: Float[Array, " B"]  # log of the sum of e^(scale * cosine) over the others
+  num_classes: int  # K, without the padding of a mesh
 
 
 class _How(NamedTuple):
-  """How the classes are gone through: all that is not an array."""
+  """`Over` with its defaults, but for the key: all that is not an array."""
 
   block_size: int | None
   product_dtype: DTypeLike | None
@@ -44,128 +93,82 @@ class _How(NamedTuple):
   sample_rate: float
 
 
-def center_contrastive(
+def contrast(
   embeddings: Num[Array, "B D"],
   labels: Int[Array, " B"],
-  centers: Num[Array, "K D"],
-  *,
+  class_vectors: Num[Array, "K D"],
   scale: float,
-  margin: float,
-  center_weight: float,
-  block_size: int | None = None,
-  product_dtype: DTypeLike | None = None,
-  mesh: ClassMesh | None = None,
-  sample_rate: float = 1.0,
-  key: Key[Array, ""] | None = None,
-) -> Float[Array, " B"]:
-  """`losses.center_contrastive`, by blocks of classes: see `cosface` below."""
-  how = _How(block_size, product_dtype, mesh, sample_rate)
-  z, own, contrast = _contrast(embeddings, labels, centers, scale, margin, key, how)
-  pull = jnp.sum((z - own) ** 2, axis=-1)
-  return mask_loss(contrast + center_weight * pull, labels, _num_classes(centers, mesh))
-
-
-def normalized_softmax(
-  embeddings: Num[Array, "B D"],
-  labels: Int[Array, " B"],
-  proxies: Num[Array, "K D"],
-  *,
-  temperature: float = 0.05,
-  block_size: int | None = None,
-  product_dtype: DTypeLike | None = None,
-  mesh: ClassMesh | None = None,
-  sample_rate: float = 1.0,
-  key: Key[Array, ""] | None = None,
-) -> Float[Array, " B"]:
-  """`losses.normalized_softmax`, by blocks of classes: see `cosface` below."""
-  how = _How(block_size, product_dtype, mesh, sample_rate)
-  *_, contrast = _contrast(embeddings, labels, proxies, 1 / temperature, 0.0, key, how)
-  return mask_loss(contrast, labels, _num_classes(proxies, mesh))
-
-
-def cosface(
-  embeddings: Num[Array, "B D"],
-  labels: Int[Array, " B"],
-  proxies: Num[Array, "K D"],
-  *,
-  scale: float = 64.0,
-  margin: float = 0.35,
-  block_size: int | None = None,
-  product_dtype: DTypeLike | None = None,
-  mesh: ClassMesh | None = None,
-  sample_rate: float = 1.0,
-  key: Key[Array, ""] | None = None,
-) -> Float[Array, " B"]:
-  """`losses.cosface`, by blocks of classes.
-
-  Differentiable in reverse mode, in embeddings and proxies; without a gradient, in the
-  embeddings alone, and in both, it takes one, two and four products of 2BKD operations.
-  Without a mesh the proxies are to lie on one device, or whole on each: a block is a
-  slice of them.
+  over: Over,
+) -> Contrast:
+  """Unit embeddings, their own class vectors, and the sum over the other classes.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
-    labels: [B]; a negative label marks padding (loss 0), one >= K gives NaN.
-    proxies: [K, D], any length; scaled, and widened, a block at a time.
-    scale: s, the inverse temperature.
-    margin: m, in units of cosine.
-    block_size: classes a block; K need not be a multiple of it. None: 1024 on a CPU,
-      whose cache then holds a block, and 4096 elsewhere, to launch fewer kernels.
-    product_dtype: the type in which large products are multiplied, for instance
-      `jnp.bfloat16`; their sums stay in float32. None: as they are.
-    mesh: lays the classes out over devices. The proxies then have `mesh.num_rows` rows,
-      of which the first K are classes, and B is a multiple of all devices; embeddings
-      and labels are those of the global batch, as under `jit` with shardings.
-    sample_rate: the part, in (0, 1], of the blocks of other classes that is gone
-      through. Below 1, their sum of exponentials is scaled up to all: an unbiased
-      estimate of that sum, and so one of the loss that is too small on average (the
-      logarithm is concave) and the nearer the higher the rate. The own class is always
-      there. The gradient is that of the estimate; time shrinks with the rate.
-    key: which blocks; needed where `sample_rate` is below 1.
-
-  Returns:
-    [B] float32, one value per example.
+    labels: [B]; one that is no class gives numbers that a loss has to mask.
+    class_vectors: [K, D], any length; scaled, and widened, a block at a time.
+    scale: the inverse temperature.
+    over: how the sum is taken.
 
   Raises:
-    ValueError: if the proxies do not have the rows of the mesh, or the sample rate is
-      not in (0, 1] or lacks a key.
+    ValueError: if the class vectors do not have the rows of the mesh, a block holds no
+      class, or the sample rate is not in (0, 1] or lacks a key.
   """
-  how = _How(block_size, product_dtype, mesh, sample_rate)
-  *_, contrast = _contrast(embeddings, labels, proxies, scale, margin, key, how)
-  return mask_loss(contrast, labels, _num_classes(proxies, mesh))
+  how = _How(
+    over.get("block_size"),
+    over.get("product_dtype"),
+    over.get("mesh"),
+    over.get("sample_rate", 1.0),
+  )
+  key = _check(how, over.get("key"))
+  num_classes = _num_classes(class_vectors, how.mesh)
+  z = unit(drop_padding(embeddings, labels))
+  z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, class_vectors).dtype))
+  classes = jnp.clip(as_classes(labels, num_classes), 0, num_classes - 1)
+  way = _at_once if _few(len(labels), len(class_vectors), how) else _others_and_own
+  others, own = way(scale * z, classes, class_vectors, key, how)
+  return Contrast(z, own, others, num_classes)
 
 
-def _num_classes(centers, mesh: ClassMesh | None) -> int:
-  """K, which is less than the rows of a padded bank."""
-  if mesh is None:
-    return len(centers)
-  if len(centers) != mesh.num_rows:
-    raise ValueError(
-      f"{len(centers)} class vectors on a mesh of {mesh.num_rows} rows "
-      f"({mesh.num_classes} classes): make them with mesh.num_rows"
-    )
-  return mesh.num_classes
-
-
-def _contrast(
-  embeddings, labels, centers, scale, margin, key, how: _How
-) -> tuple[Array, Array, Array]:
-  """Unit embeddings and own centers [B, D], and the cross-entropy [B] between them."""
+def _check(how: _How, key):
+  """The key, where one is needed."""
   if how.block_size is not None and how.block_size < 1:
     raise ValueError(f"block_size={how.block_size}: a block holds at least 1 class")
   if not 0 < how.sample_rate <= 1:
     raise ValueError(f"sample_rate={how.sample_rate}: expected above 0, at most 1")
   if how.sample_rate < 1 and key is None:
     raise ValueError(f"sample_rate={how.sample_rate} needs a key, to draw the classes")
-  key = None if how.sample_rate == 1 else key
-  z = unit(drop_padding(embeddings, labels))
-  z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, centers).dtype))
-  last = _num_classes(centers, how.mesh) - 1
-  classes = jnp.clip(labels.astype(jnp.int32), 0, last)
-  others, own = _others_and_own(scale * z, classes, centers, key, how)
-  target = scale * (jnp.sum(z * own, axis=-1) - margin)
-  # log(1 + sum of the others / own): full precision however small it is.
-  return z, own, jax.nn.softplus(others - target)
+  return None if how.sample_rate == 1 else key
+
+
+def _num_classes(class_vectors, mesh: ClassMesh | None) -> int:
+  """K, which is less than the rows of a padded bank."""
+  if mesh is None:
+    return len(class_vectors)
+  if len(class_vectors) != mesh.num_rows:
+    raise ValueError(
+      f"{len(class_vectors)} class vectors on a mesh of {mesh.num_rows} rows "
+      f"({mesh.num_classes} classes): make them with mesh.num_rows"
+    )
+  return mesh.num_classes
+
+
+def _few(num_rows: int, num_classes: int, how: _How) -> bool:
+  """Whether the sum is taken at once."""
+  if how.mesh is not None or how.sample_rate < 1:
+    return False
+  if how.block_size is not None:
+    return how.block_size >= num_classes
+  return num_rows * num_classes <= MOST_LOGITS
+
+
+def _at_once(queries, labels, centers, key, how: _How):
+  """All B x K logits, and derivatives of any kind by JAX itself."""
+  del key
+  logits = _product(queries, unit(centers).T, how)
+  # Not -inf: with no other class at all, -inf - -inf would be NaN.
+  own = _left_out(labels, jnp.int32(0), centers, how)
+  logits = jnp.where(own, jnp.finfo(logits.dtype).min, logits)
+  return jax.nn.logsumexp(logits, axis=-1), unit(centers[labels])
 
 
 def _value(
@@ -355,7 +358,10 @@ def _fold(
 
 
 def _left_out(labels, start, rows, how: _How):
-  """Where a row of the batch does not contrast with a row of the block."""
+  """Where a row of the batch is not contrasted with a row of the block.
+
+  With its own class, and with the rows that only pad the classes to equal ranges.
+  """
   places = jnp.arange(len(rows), dtype=jnp.int32)
   own = (labels - start)[:, None] == places[None, :]
   if how.mesh is None or how.mesh.num_rows == how.mesh.num_classes:

@@ -1,4 +1,4 @@
-"""The blocked losses: the numbers of the dense ones, without their memory."""
+"""The sum over the other classes: every way gives the numbers of the formula."""
 
 import itertools
 import math
@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccl_jax import class_mesh, losses, streaming
+from ccl_jax import class_mesh, losses
+from tests.losses import oracles
 
 SETTINGS = {
   "center_contrastive": {"scale": 16.0, "margin": 0.2, "center_weight": 1.5},
   "normalized_softmax": {"temperature": 0.1},
   "cosface": {"scale": 24.0, "margin": 0.35},
+  "arcface": {"scale": 24.0, "margin": 0.5},
+  "proxy_nca": {"temperature": 0.2},
 }
+AT_ONCE = 2**31  # a block that holds all classes
 # (K, block_size): one class, one class a block, blocks that divide K and that do not,
 # the benchmarks' numbers of train classes, a block larger than K.
 SIZES = [
@@ -25,7 +29,7 @@ SIZES = [
   (98, 16),
   (100, 25),
   (100, 4096),
-  (3997, None),
+  (3997, 1024),
   (11318, 4096),
   (131072, 5000),
 ]
@@ -62,8 +66,8 @@ def value_and_gradients(loss, embeddings, labels, centers, argnums=(0, 1)):
 def pair(name, block_size):
   settings = SETTINGS[name]
   return (
-    partial(getattr(streaming, name), block_size=block_size, **settings),
-    partial(getattr(losses, name), **settings),
+    partial(getattr(losses, name), block_size=block_size, **settings),
+    partial(getattr(losses, name), block_size=AT_ONCE, **settings),
   )
 
 
@@ -72,6 +76,77 @@ def assert_close(actual, expected, tolerance):
   for a, b in zip(actual, expected, strict=True):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+def over_a_mesh(name, num_classes, arrays):
+  """The loss over classes that lie on several devices, as padded rows."""
+  shards = min(4, num_classes)
+  mesh = class_mesh.make(num_classes, shards, jax.devices()[:4])
+  embeddings, labels, centers = arrays
+  padding = jnp.ones((mesh.num_rows - num_classes, centers.shape[1]), centers.dtype)
+  centers = jnp.concatenate([centers, padding])
+  loss = partial(getattr(losses, name), mesh=mesh, **SETTINGS[name])
+  return jax.jit(loss)(embeddings, labels, centers)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("num_classes", [1, 7, 98, 3997])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_way_equals_the_formula(name, num_classes, dtype):
+  arrays = draw(num_classes, dtype, rows=8)
+  embeddings, labels, centers = (np.asarray(a, np.float64) for a in arrays)
+  kept = labels >= 0
+  expected = np.zeros(8)
+  expected[kept] = getattr(oracles, name)(
+    embeddings[kept], labels[kept].astype(int), centers, **SETTINGS[name]
+  )
+  loss = partial(getattr(losses, name), **SETTINGS[name])
+  found = {
+    "at once": loss(*arrays, block_size=AT_ONCE),
+    "by blocks": loss(*arrays, block_size=3 if num_classes < 99 else 500),
+    "over a mesh": over_a_mesh(name, num_classes, arrays),
+  }
+  for way, values in found.items():
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6, err_msg=way)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_way_gives_the_same_gradients(name):
+  """In embeddings and class vectors, in float64: those of the sum taken at once."""
+  with jax.enable_x64(True):
+    embeddings, labels, centers = draw(7, np.float64, rows=8)
+    mesh = class_mesh.make(7, 4, jax.devices()[:4])
+    loss = partial(getattr(losses, name), **SETTINGS[name])
+    expected = value_and_gradients(
+      partial(loss, block_size=AT_ONCE), embeddings, labels, centers
+    )
+
+    def padded(embeddings, labels, centers):
+      padding = jnp.ones((mesh.num_rows - 7, centers.shape[1]), centers.dtype)
+      return loss(embeddings, labels, jnp.concatenate([centers, padding]), mesh=mesh)
+
+    for way in (partial(loss, block_size=3), padded):
+      found = value_and_gradients(way, embeddings, labels, centers)
+      assert_close(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_at_once_has_derivatives_of_any_kind(name):
+  embeddings, labels, centers = draw(7)
+  loss = partial(getattr(losses, name), labels=labels[:2], **SETTINGS[name])
+
+  def total(embeddings):
+    return loss(embeddings, proxies=centers).sum()
+
+  if name == "center_contrastive":
+
+    def total(embeddings):
+      return loss(embeddings, centers=centers).sum()
+
+  hessian = jax.jit(jax.hessian(total))(embeddings[:2])
+  assert hessian.shape == (2, 8, 2, 8) and np.isfinite(hessian).all()
+  assert np.abs(hessian).max() > 0
 
 
 @pytest.mark.parametrize(("num_classes", "block_size"), SIZES)
@@ -139,7 +214,7 @@ def test_extreme_cosines(scale, own, others):
   cosines[label] = own
   centers = jnp.asarray(cosines)[:, None] * jnp.eye(1, 4)
   arrays = 3 * jnp.eye(1, 4), jnp.array([label]), centers
-  loss = partial(streaming.cosface, scale=scale, margin=0.25, block_size=2)
+  loss = partial(losses.cosface, scale=scale, margin=0.25, block_size=2)
   values, *gradients = value_and_gradients(loss, *arrays)
   gap = scale * (others - own + 0.25)
   above = max(gap, 0.0)
@@ -151,11 +226,12 @@ def test_extreme_cosines(scale, own, others):
 
 
 def test_a_loss_near_zero_keeps_its_precision():
-  """The dense loss subtracts two numbers near 16 and gives 0 here."""
+  """A difference of two numbers near 16 would give 0 here."""
   centers = jnp.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
   arrays = jnp.array([[2.0, 0.0]]), jnp.array([0]), centers
-  loss = partial(streaming.cosface, scale=16.0, margin=0.0, block_size=2)
-  np.testing.assert_allclose(loss(*arrays), [2 * math.exp(-32)], rtol=1e-5)
+  for block_size in (2, AT_ONCE):
+    values = losses.cosface(*arrays, scale=16.0, margin=0.0, block_size=block_size)
+    np.testing.assert_allclose(values, [2 * math.exp(-32)], rtol=1e-5)
 
 
 def test_the_same_mapped_scanned_and_rematerialised():
@@ -202,7 +278,7 @@ def test_products_in_bfloat16_are_close_and_sum_in_float32(product_dtype):
 
 def test_a_block_of_no_class_is_refused():
   with pytest.raises(ValueError, match="block_size=0"):
-    streaming.cosface(*draw(7), block_size=0)
+    losses.cosface(*draw(7), block_size=0)
 
 
 # What the program holds and computes.
@@ -311,7 +387,7 @@ def test_a_sample_is_the_formula_over_own_and_drawn_classes():
     return np.log(1 + others / own)
 
   possible = {drawn: formula(z, drawn) for drawn in itertools.combinations(range(4), 2)}
-  loss = partial(streaming.cosface, scale=8.0, margin=0.0, block_size=2)
+  loss = partial(losses.cosface, scale=8.0, margin=0.0, block_size=2)
   loss = partial(loss, sample_rate=0.5)
   arrays = jnp.asarray(z), jnp.asarray(labels), jnp.asarray(c)
 
@@ -348,7 +424,7 @@ def test_the_sampled_sum_is_right_on_average(shards):
   if mesh:
     beyond = jnp.ones((mesh.num_rows - 203, centers.shape[1]))
     centers = jnp.concatenate([centers, beyond])
-  loss = partial(streaming.cosface, scale=4.0, margin=0.0, block_size=5, mesh=mesh)
+  loss = partial(losses.cosface, scale=4.0, margin=0.0, block_size=5, mesh=mesh)
   exact = np.expm1(loss(embeddings, labels, centers))  # sum of the others / own
   keys = jax.random.split(jax.random.key(0), 400)
 

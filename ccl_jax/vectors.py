@@ -1,0 +1,25 @@
+"""Rows as directions: float types wide enough to compute in, and unit length."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+__all__ = ["EPSILON", "unit", "widen"]
+
+# Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
+EPSILON = 1e-6
+
+
+def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
+  """At least float32: half precision and integers are raised to it, float64 is kept."""
+  return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+
+
+def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
+  """Scales rows to unit length, in float32 at least; a zero row stays zero.
+
+  `v / max(|v|, eps)` has a NaN gradient at v = 0; this form has a finite one.
+  """
+  vectors = widen(vectors)
+  squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
+  return vectors * jax.lax.rsqrt(jnp.maximum(squared, EPSILON**2))
