@@ -143,6 +143,16 @@ def update(
 
   Raises:
     ValueError: if the labels' type is too narrow for K.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import centers
+    >>> bank = centers.init(jax.random.key(0), num_classes=3, dim=2)
+    >>> embeddings, labels = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([1, 0])
+    >>> bank = centers.update(bank, embeddings, labels, rule=centers.class_means)
+    >>> print(bank.centers[:2].round(3), bank.counts)
+    [[1.  0. ]
+     [0.6 0.8]] [1 1 0]
   """
   embeddings = jax.lax.stop_gradient(embeddings)
   if mesh is None:

@@ -340,6 +340,14 @@ def center_contrastive_loss(
   Raises:
     ValueError: if embeddings and centers differ in dimension.
 
+  Example:
+    >>> import jax, jax.numpy as jnp, ccl_jax
+    >>> bank = ccl_jax.centers.init(jax.random.key(0), num_classes=3, dim=2)
+    >>> embeddings, labels = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([1, 0])
+    >>> loss, bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank)
+    >>> print(loss.shape, bank.counts)
+    () [1 1 0]
+
   References:
     Cai, Xiong, Tian, Center Contrastive Loss for Metric Learning, 2023, Eq. 5,
     https://arxiv.org/abs/2308.00458

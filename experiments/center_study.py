@@ -21,10 +21,10 @@ from experiments.run import command_line
 
 RULES = {
   "trained by gradient": {"centers": "trained"},
-  "class means": {"centers": "bank", "momentum": 0.5},
-  "class means, momentum .9": {"centers": "bank", "momentum": 0.9},
-  "off the batch's mean": {"centers": "bank", "momentum": 0.9, "sharpness": 0.0},
-  "off the nearest": {"centers": "bank", "momentum": 0.9, "sharpness": 8.0},
+  "class means": {"centers": "bank", "momentum": 0.5, "sharpness": None},
+  "class means, momentum .9": {"centers": "bank", "sharpness": None},
+  "off the batch's mean": {"centers": "bank", "sharpness": 0.0},
+  "off the nearest": {"centers": "bank", "sharpness": 8.0},
 }
 FRESH, OLD = 2, 15  # steps since the last visit: at most, at least
 

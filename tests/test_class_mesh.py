@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import ccl_jax
-from ccl_jax import centers, class_mesh, losses, objectives, streaming
+from ccl_jax import centers, class_mesh, losses, objectives
 from ccl_jax.training import optim, placement
 from ccl_jax.training.checkpoint import Checkpoints
 from ccl_jax.training.step import init_state, make_train_step
 from experiments.benchmarks.collectives import collectives
 from experiments.benchmarks.sharded_step import compile_step
-from tests.test_streaming import SETTINGS, assert_close, value_and_gradients
+from tests.losses.test_blocks import SETTINGS, assert_close, value_and_gradients
 
 ROWS, DIM = 16, 8
 MESHES = [(1, 8), (2, 4), (4, 2), (8, 1), (1, 1)]
@@ -47,7 +47,7 @@ def test_a_bank_split_by_class_gives_the_dense_loss(num_classes, data, shards):
   mesh = mesh_of(num_classes, data, shards)
   embeddings, labels, vectors = draw(num_classes, mesh.num_rows)
   settings = SETTINGS["center_contrastive"]
-  split = partial(streaming.center_contrastive, mesh=mesh, block_size=100, **settings)
+  split = partial(losses.center_contrastive, mesh=mesh, block_size=100, **settings)
   dense = partial(losses.center_contrastive, **settings)
   values, by_embeddings, by_vectors = value_and_gradients(
     split, embeddings, labels, jax.device_put(vectors, mesh.sharding)
@@ -57,11 +57,11 @@ def test_a_bank_split_by_class_gives_the_dense_loss(num_classes, data, shards):
   np.testing.assert_array_equal(by_vectors[num_classes:], 0)
 
 
-@pytest.mark.parametrize("name", ["cosface", "normalized_softmax"])
-def test_every_center_loss_can_be_split(name):
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_class_softmax_can_be_split(name):
   mesh = mesh_of(99, 2, 4)
   embeddings, labels, vectors = draw(99, mesh.num_rows)
-  split = partial(getattr(streaming, name), mesh=mesh, **SETTINGS[name])
+  split = partial(getattr(losses, name), mesh=mesh, **SETTINGS[name])
   dense = partial(getattr(losses, name), **SETTINGS[name])
   actual = value_and_gradients(split, embeddings, labels, vectors)
   expected = value_and_gradients(dense, embeddings, labels, vectors[:99])
@@ -74,7 +74,7 @@ def test_each_range_is_moved_by_its_owner(data, shards, momentum):
   mesh = mesh_of(13, data, shards)
   embeddings, labels, _ = draw(13, 13)
   labels = labels.at[4].set(13)  # no class, and a row of a padded bank
-  bank = centers.init(jax.random.key(0), mesh.num_rows, DIM)
+  bank = centers.init(jax.random.key(0), 13, DIM, mesh=mesh)
   moved = bank
   expected = centers.CenterBank(bank.centers[:13], bank.counts[:13])
   for _ in range(2):  # the first visit, and one that has an old center
@@ -91,7 +91,7 @@ def test_each_range_is_moved_by_its_owner(data, shards, momentum):
 def test_the_public_loss_takes_a_bank_that_is_split():
   mesh = mesh_of(13, 2, 4)
   embeddings, labels, _ = draw(13, 13)
-  bank = centers.init(jax.random.key(0), mesh.num_rows, DIM)
+  bank = centers.init(jax.random.key(0), 13, DIM, mesh=mesh)
   whole = centers.CenterBank(bank.centers[:13], bank.counts[:13])
   split = jax.device_put(bank, mesh.sharding)
   loss = jax.value_and_grad(ccl_jax.center_contrastive_loss, has_aux=True)
@@ -108,7 +108,7 @@ def test_the_public_loss_takes_a_bank_that_is_split():
 def test_a_label_without_a_class_is_nan_though_the_bank_has_a_row_for_it():
   mesh = mesh_of(13, 1, 8)
   embeddings, labels, vectors = draw(13, mesh.num_rows)
-  values = streaming.cosface(embeddings, labels.at[5].set(13), vectors, mesh=mesh)
+  values = losses.cosface(embeddings, labels.at[5].set(13), vectors, mesh=mesh)
   assert np.flatnonzero(np.isnan(values)).tolist() == [5]
 
 
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused():
     class_mesh.make(7)
   mesh = class_mesh.make(13)
   with pytest.raises(ValueError, match=r"13 class vectors on a mesh of 16 rows"):
-    streaming.cosface(*draw(13, 13), mesh=mesh)
+    losses.cosface(*draw(13, 13), mesh=mesh)
 
 
 # Twenty steps of training, and what they move between devices.
@@ -136,18 +136,13 @@ class Net(nn.Module):
 
 def parts(objective_name, mesh, num_classes=NUM_CLASSES):
   """A function that draws the state, and the step."""
-  if mesh is None:
-    loss = losses.center_contrastive
-  else:
-    loss = partial(objectives.center_contrastive, mesh=mesh)
-  loss = partial(loss, scale=16.0, margin=0.1, center_weight=1.0)
-  if objective_name != "trained":
-    sharpness = 4.0 if objective_name == "repelling bank" else None
-    objective = objectives.with_bank(
-      loss, num_classes, DIM, momentum=0.5, sharpness=sharpness, mesh=mesh
-    )
-  else:
-    objective = objectives.with_trained_centers(loss, num_classes, DIM, mesh=mesh)
+  loss = partial(losses.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0)
+  bind = {
+    "trained": partial(objectives.with_trained_centers, loss),
+    "bank": partial(objectives.with_bank, loss, rule=centers.class_means, momentum=0.5),
+    "ArcFace, bank": partial(objectives.with_bank, partial(losses.arcface, scale=16.0)),
+  }[objective_name]
+  objective = bind(num_classes, DIM, mesh=mesh)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
   image = np.zeros((4, 4, 1), np.uint8)
   key = jax.random.key(0)
@@ -182,11 +177,11 @@ def on_one_device(batches):
       trace.append((metrics["loss"], metrics["grad_norm"]))
     return state, np.array(trace)
 
-  return {name: run(name) for name in ("bank", "repelling bank", "trained")}
+  return {name: run(name) for name in ("bank", "ArcFace, bank", "trained")}
 
 
 @pytest.mark.parametrize(("data", "shards"), MESHES)
-@pytest.mark.parametrize("objective", ["bank", "repelling bank", "trained"])
+@pytest.mark.parametrize("objective", ["bank", "ArcFace, bank", "trained"])
 def test_twenty_steps_are_the_same_on_any_mesh(
   objective, data, shards, batches, on_one_device
 ):

@@ -12,8 +12,10 @@ import pytest
 from flax import nnx
 
 import ccl_jax
-from ccl_jax import losses, objectives
+from ccl_jax import centers, losses, objectives
+from ccl_jax.losses import blocks
 from ccl_jax.training import placement
+from ccl_jax.vectors import unit
 from tests.losses import oracles
 
 NUM_CLASSES, DIM, FEATURES = 13, 6, 9
@@ -68,12 +70,10 @@ def test_no_gradient_reaches_the_bank(batch, bank, embeddings):
   np.testing.assert_array_equal(jax.grad(of_centers)(bank.centers), 0)
 
 
-@pytest.mark.parametrize("sharpness", [None, 8.0])
-def test_a_label_without_a_class_makes_the_loss_nan(batch, bank, embeddings, sharpness):
+@pytest.mark.parametrize("rule", [centers.class_means, centers.repulsion])
+def test_a_label_without_a_class_makes_the_loss_nan(batch, bank, embeddings, rule):
   labels = batch[1].at[0].set(NUM_CLASSES)
-  loss, new_bank = ccl_jax.center_contrastive_loss(
-    embeddings, labels, bank, sharpness=sharpness
-  )
+  loss, new_bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank, rule=rule)
   assert jnp.isnan(loss)
   assert jnp.isfinite(new_bank.centers).all()
   moved = jnp.abs(new_bank.centers - bank.centers).max(axis=1) > 1e-3
@@ -185,16 +185,18 @@ def test_an_objective_with_a_bank_has_state_and_no_params(batch, embeddings):
 
 def test_a_repelling_bank_moves_to_the_repelled_embeddings(batch, embeddings):
   labels = batch[1]
-  objective = objectives.with_bank(LOSS, NUM_CLASSES, DIM, momentum=0.5, sharpness=6.0)
+  rule = partial(centers.repulsion, sharpness=6.0)
+  objective = objectives.with_bank(LOSS, NUM_CLASSES, DIM, rule=rule, momentum=0.5)
   _, bank = objective.init(jax.random.key(3))
   _, moved = objective.apply({}, bank, embeddings, {"label": labels})
-  away = ccl_jax.centers.repel(embeddings, labels, sharpness=6.0)
-  expected = ccl_jax.centers.update(bank, away, labels, momentum=0.5)
+  away = rule(unit(embeddings), labels)
+  class_means = partial(centers.update, rule=centers.class_means, momentum=0.5)
+  expected = class_means(bank, away, labels)
   np.testing.assert_allclose(moved.centers, expected.centers, atol=1e-6)
-  plain = ccl_jax.centers.update(bank, embeddings, labels, momentum=0.5)
+  plain = class_means(bank, embeddings, labels)
   assert jnp.abs(moved.centers - plain.centers).max() > 0.1
   _, same = ccl_jax.center_contrastive_loss(
-    embeddings, labels, bank, momentum=0.5, sharpness=6.0
+    embeddings, labels, bank, rule=rule, momentum=0.5
   )
   np.testing.assert_allclose(same.centers, moved.centers, atol=1e-6)
 
@@ -228,13 +230,13 @@ def test_an_objective_may_train_several_centers_per_class(batch, embeddings):
     losses.soft_triple, NUM_CLASSES, DIM, centers_per_class=3
   )
   params, state = objective.init(jax.random.key(3))
-  centers = np.asarray(params["centers"], np.float64)
-  assert centers.shape == (NUM_CLASSES, 3, DIM)
+  vectors = np.asarray(params["centers"], np.float64)
+  assert vectors.shape == (NUM_CLASSES, 3, DIM)
   values, _ = objective.apply(params, state, embeddings, {"label": batch[1]})
   expected = oracles.soft_triple(
     np.asarray(embeddings, np.float64),
     np.asarray(batch[1]),
-    centers,
+    vectors,
     scale=20.0,
     gamma=0.1,
     margin=0.01,
@@ -245,9 +247,7 @@ def test_an_objective_may_train_several_centers_per_class(batch, embeddings):
 
 def test_an_objective_without_state_sees_the_batch_and_keeps_nothing(batch, embeddings):
   images = jnp.arange(8) // 2
-  objective = objectives.without_state(
-    lambda rows, batch: losses.nt_xent(rows, batch["label"], batch["example"])
-  )
+  objective = objectives.over_rows(losses.nt_xent, reads=("label", "example"))
   params, state = objective.init(jax.random.key(3))
   assert jax.tree.leaves((params, state)) == []
   values, state = objective.apply(
@@ -260,13 +260,13 @@ def test_an_objective_without_state_sees_the_batch_and_keeps_nothing(batch, embe
   assert jax.tree.leaves(state) == []
 
 
-def attraction(embeddings, batch, *, memory, memory_labels):
+def attraction(embeddings, of_batch, *, memory, memory_labels):
   """Minus the dot products with rows of the same label, plus those with others."""
   rows = jnp.concatenate([embeddings, memory])
-  labels = jnp.concatenate([batch["label"], memory_labels])
-  sign = jnp.where(batch["label"][:, None] == labels, -1, 1) * (labels >= 0)
+  labels = jnp.concatenate([of_batch, memory_labels])
+  sign = jnp.where(of_batch[:, None] == labels, -1, 1) * (labels >= 0)
   sign = jnp.where(jnp.eye(len(embeddings), len(labels), dtype=bool), 0, sign)
-  return (sign * (embeddings @ rows.T)).sum(axis=1) * (batch["label"] >= 0)
+  return (sign * (embeddings @ rows.T)).sum(axis=1) * (of_batch >= 0)
 
 
 @pytest.mark.parametrize(("size", "warmup_steps"), [(7, 0), (7, 4), (3, 0), (9, 1)])
@@ -301,7 +301,7 @@ def test_a_memory_holds_the_last_rows_and_a_batch_meets_those_before_it(
 
 def test_a_memory_keeps_not_even_a_nan_of_padding():
   objective = objectives.with_memory(
-    lambda rows, batch, **memory: jnp.zeros(len(rows)), 4, 2
+    lambda rows, labels, **memory: jnp.zeros(len(rows)), 4, 2
   )
   params, state = objective.init(jax.random.key(0))
   rows = jnp.array([[1.0, 2.0], [jnp.nan, jnp.inf]], jnp.bfloat16)
@@ -373,7 +373,7 @@ def test_many_classes_are_contrasted_by_blocks_to_the_same_numbers(monkeypatch):
     return program(embeddings), f"f32[{batch},{num_classes}]" in text
 
   ((dense, _), by_dense), dense_holds = value_and_grad()
-  monkeypatch.setattr(objectives, "MOST_LOGITS", batch * num_classes - 1)
+  monkeypatch.setattr(blocks, "MOST_LOGITS", batch * num_classes - 1)
   ((blocked, _), by_blocked), blocked_holds = value_and_grad()
   assert dense_holds and not blocked_holds
   np.testing.assert_allclose(blocked, dense, rtol=1e-6)
@@ -419,23 +419,44 @@ def test_over_a_mapped_axis_it_is_the_loss_of_the_global_batch(way, bank):
   )
 
 
+@pytest.mark.parametrize("loss", [losses.center_contrastive, losses.arcface])
 @pytest.mark.parametrize("way", ["bank", "trained"])
-def test_sampled_classes_are_drawn_anew_each_step_and_the_same_from_the_same_state(
-  way, batch, embeddings
-):
-  loss = partial(
-    objectives.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0
-  )
+def test_the_classes_of_a_sample_are_those_of_the_key(way, loss, batch, embeddings):
   if way == "bank":
-    bind = partial(objectives.with_bank, num_classes=500, dim=DIM, momentum=1.0)
+    bind = partial(objectives.with_bank, momentum=1.0)
   else:
-    bind = partial(objectives.with_trained_centers, num_classes=500, dim=DIM)
-  objective = objectives.with_sampled_classes(bind, loss, 0.1)
+    bind = objectives.with_trained_centers
+  objective = bind(loss, 500, DIM, sample_rate=0.1)
   params, state = objective.init(jax.random.key(0))
   batch = {"label": batch[1]}
-  first, after = objective.apply(params, state, embeddings, batch)
-  second, _ = objective.apply(params, after, embeddings, batch)
-  again, _ = objective.apply(params, state, embeddings, batch)
+  keys = jax.random.split(jax.random.key(1))
+  first, after = objective.apply(params, state, embeddings, batch, keys[0])
+  second, _ = objective.apply(params, after, embeddings, batch, keys[1])
+  again, _ = objective.apply(params, state, embeddings, batch, keys[0])
   np.testing.assert_array_equal(first, again)
   assert (np.abs(np.asarray(first - second)) > 1e-3).all()
   assert jax.tree.structure(state) == jax.tree.structure(after)
+  with pytest.raises(ValueError, match="needs a key"):
+    objective.apply(params, state, embeddings, batch)
+
+
+def test_an_objective_tells_its_class_vectors():
+  def started(objective):
+    params, state = objective.init(jax.random.key(0))
+    return objective.class_vectors(params, state), params, state
+
+  vectors, _, bank = started(objectives.with_bank(LOSS, NUM_CLASSES, DIM))
+  np.testing.assert_array_equal(vectors, bank.centers)
+  vectors, params, _ = started(objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM))
+  np.testing.assert_array_equal(vectors, params["centers"])
+  several = objectives.with_trained_centers(
+    losses.soft_triple, NUM_CLASSES, DIM, centers_per_class=3
+  )
+  vectors, params, _ = started(several)
+  np.testing.assert_allclose(vectors, params["centers"].mean(axis=1), rtol=1e-5)
+  for without in (
+    objectives.over_rows(losses.supcon),
+    objectives.with_memory(losses.supcon, 8, DIM),
+    objectives.with_classifier(NUM_CLASSES, DIM),
+  ):
+    assert started(without)[0] is None

@@ -60,6 +60,15 @@ def supcon(
   Returns:
     [B] float32, one value per row.
 
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> values = losses.supcon(embeddings, labels)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 3.437
+
   References:
     Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, Eq. 2,
     https://arxiv.org/abs/2004.11362
@@ -110,6 +119,15 @@ def multi_similarity(
 
   Returns:
     [B] float32, one value per row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> values = losses.multi_similarity(embeddings, labels)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 0.648
 
   References:
     Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric
@@ -166,6 +184,15 @@ def triplet(
   Raises:
     ValueError: if `mining` is neither.
 
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> values = losses.triplet(embeddings, labels)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 0.636
+
   References:
     Schroff et al., FaceNet: A Unified Embedding for Face Recognition and Clustering,
     CVPR 2015, Eqs. 2 and 4, https://arxiv.org/abs/1503.03832
@@ -219,6 +246,15 @@ def contrastive(
 
   Returns:
     [B] float32, one value per row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> values = losses.contrastive(embeddings, labels)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 0.501
 
   References:
     Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping,

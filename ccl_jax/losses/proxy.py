@@ -50,6 +50,15 @@ def normalized_softmax(
   Returns:
     [B] float32, one value per example.
 
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, proxies = jnp.array([1, 0]), jnp.eye(2)
+    >>> values = losses.normalized_softmax(embeddings, labels, proxies, temperature=0.2)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 0.160
+
   References:
     Zhai, Wu, Classification is a Strong Baseline for Deep Metric Learning, BMVC 2019,
     https://arxiv.org/abs/1811.12649
@@ -84,6 +93,15 @@ def cosface(
 
   Returns:
     [B] float32, one value per example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, proxies = jnp.array([1, 0]), jnp.eye(2)
+    >>> values = losses.cosface(embeddings, labels, proxies, scale=4.0, margin=0.1)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 0.270
 
   References:
     Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR
@@ -123,6 +141,15 @@ def arcface(
 
   Returns:
     [B] float32, one value per example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, proxies = jnp.array([1, 0]), jnp.eye(2)
+    >>> values = losses.arcface(embeddings, labels, proxies, scale=4.0, margin=0.1)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 0.238
 
   References:
     Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR
@@ -172,6 +199,15 @@ def proxy_nca(
   Returns:
     [B] float32, one value per example.
 
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, proxies = jnp.array([1, 0]), jnp.eye(2)
+    >>> values = losses.proxy_nca(embeddings, labels, proxies)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 0.013
+
   References:
     Teh, DeVries, Taylor, ProxyNCA++: Revisiting and Revitalizing Proxy Neighborhood
     Component Analysis, ECCV 2020, Eq. 9, https://arxiv.org/abs/2004.01113, and
@@ -212,6 +248,15 @@ def proxy_anchor(
 
   Returns:
     [B] float32, L for every example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, proxies = jnp.array([1, 0]), jnp.eye(2)
+    >>> values = losses.proxy_anchor(embeddings, labels, proxies, scale=4.0)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 1.929
 
   References:
     Kim et al., Proxy Anchor Loss for Deep Metric Learning, CVPR 2020, Eq. 4,
@@ -263,6 +308,15 @@ def soft_triple(
 
   Returns:
     [B] float32, one value per example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> labels, centers = jnp.array([1, 0]), jnp.eye(4).reshape(2, 4, 2)
+    >>> values = losses.soft_triple(embeddings, labels, centers)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (2,) 0.940
 
   References:
     Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, ICCV

@@ -43,6 +43,16 @@ def nt_xent(
   Returns:
     [N] float32, one value per row.
 
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> images = jnp.array([0, 0, 1, 1])
+    >>> values = losses.nt_xent(embeddings, labels, images)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 2.406
+
   References:
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020, Eq. 1, https://arxiv.org/abs/2002.05709
@@ -87,6 +97,16 @@ def contex(
 
   Returns:
     [N] float32, one value per row, spread as the module says, each mean for itself.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> images = jnp.array([0, 0, 1, 1])
+    >>> values = losses.contex(embeddings, labels, images)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 3.313
 
   References:
     Deng, Yang, Context-Enriched Contrastive Loss, IEEE Transactions on Multimedia 27,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import losses
+from ccl_jax import losses, objectives
 from ccl_jax.training import placement
 from tests.losses import oracles
 
@@ -242,10 +242,16 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(case, way):
   weights = jnp.asarray(rng.normal(size=(7, DIM)), jnp.float32)
 
   def value_and_grad(weights, features, labels, images, axis_name=None):
+    objective = objectives.over_rows(
+      partial(case.loss, **case.settings),
+      reads=("label", "example"),
+      axis_name=axis_name,
+    )
+
     def mean(weights):
-      loss = partial(case.loss, **case.settings, axis_name=axis_name)
-      values = loss(features @ weights, labels, images)
-      return losses.mean_over_examples(values, labels, axis_name)
+      batch = {"label": labels, "example": images}
+      values, _ = objective.apply({}, {}, features @ weights, batch)
+      return objectives.global_mean(values, labels, axis_name)
 
     loss, slopes = jax.value_and_grad(mean)(weights)
     return loss, jax.lax.pmean(slopes, axis_name) if axis_name else slopes

@@ -45,7 +45,7 @@ def test_a_state_comes_back_whole_on_any_number_of_devices(tmp_path, devices):
 def test_a_memory_goes_on_where_it_was(tmp_path):
   """Its rows, and where it writes next, are state as any other."""
   objective = objectives.with_memory(
-    lambda rows, batch, memory, memory_labels: (rows @ memory.T).sum(axis=1), 5, 2
+    lambda rows, labels, memory, memory_labels: (rows @ memory.T).sum(axis=1), 5, 2
   )
   _, fresh = objective.init(jax.random.key(0))
   rows = jnp.arange(6.0).reshape(3, 2)

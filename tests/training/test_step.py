@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ccl_jax import losses, objectives
-from ccl_jax.centers import unit
+from ccl_jax.centers import class_means
 from ccl_jax.training import optim, placement
 from ccl_jax.training.step import init_state, make_embed_step, make_train_step
+from ccl_jax.vectors import unit
 
 NUM_CLASSES, DIM, BATCH, STEPS = 98, 8, 16, 20
 
@@ -42,15 +43,10 @@ def batches():
 LOSS = partial(losses.center_contrastive, scale=16.0, margin=0.1, center_weight=1.0)
 
 
-def pull_and_push(embeddings, batch, *, memory, memory_labels, axis_name):
-  """A loss over pairs and a memory: local anchors, the rows of all devices."""
-  labels = batch["label"]
-  rows, row_labels = unit(embeddings), labels
-  if axis_name is not None:
-    rows = jax.lax.all_gather(rows, axis_name, tiled=True)
-    row_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
-  rows = jnp.concatenate([rows, unit(memory)])
-  row_labels = jnp.concatenate([row_labels, memory_labels])
+def pull_and_push(embeddings, labels, *, memory, memory_labels):
+  """A loss over the pairs of a batch and a memory."""
+  rows = jnp.concatenate([unit(embeddings), unit(memory)])
+  row_labels = jnp.concatenate([labels, memory_labels])
   sign = jnp.where(labels[:, None] == row_labels, -1.0, 0.3) * (row_labels >= 0)
   cosines = unit(embeddings) @ rows.T
   return jnp.tanh(sign * cosines).sum(axis=1) * (labels >= 0)
@@ -58,14 +54,14 @@ def pull_and_push(embeddings, batch, *, memory, memory_labels, axis_name):
 
 OBJECTIVES = {
   "bank": lambda axis_name: objectives.with_bank(
-    LOSS, NUM_CLASSES, DIM, momentum=0.5, axis_name=axis_name
+    LOSS, NUM_CLASSES, DIM, rule=class_means, momentum=0.5, axis_name=axis_name
   ),
   "repelling bank": lambda axis_name: objectives.with_bank(
-    LOSS, NUM_CLASSES, DIM, momentum=0.5, sharpness=4.0, axis_name=axis_name
+    LOSS, NUM_CLASSES, DIM, axis_name=axis_name
   ),
   "trained": lambda axis_name: objectives.with_trained_centers(LOSS, NUM_CLASSES, DIM),
   "memory": lambda axis_name: objectives.with_memory(
-    partial(pull_and_push, axis_name=axis_name),
+    pull_and_push,
     40,  # which no batch divides
     DIM,
     warmup_steps=3,
@@ -75,11 +71,12 @@ OBJECTIVES = {
 
 
 def over_pairs(axis_name):
-  def loss(embeddings, batch):
-    few = jnp.minimum(batch["label"], 5)  # so that classes have several rows
-    return losses.contex(embeddings, few, batch["example"], axis_name=axis_name)
+  def loss(embeddings, labels, images):
+    few = jnp.minimum(labels, 5)  # so that classes have several rows
+    return losses.contex(embeddings, few, images)
 
-  return objectives.without_state(loss)
+  reads = "label", "example"
+  return objectives.over_rows(loss, reads=reads, axis_name=axis_name)
 
 
 def parts(objective_name, axis_name):

@@ -10,7 +10,7 @@ import pytest
 
 from ccl_jax import losses
 from configs.base import PAIR_LOSSES, Config, LossName
-from experiments.run.objective import BY_BLOCKS, BY_LABEL, _settings, make_objective
+from experiments.run.objective import BY_LABEL, make_objective
 
 NUM_CLASSES, DIM = 9, 8
 # No field of the config has the default of these, by the name of its own argument.
@@ -60,13 +60,25 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
 
 
 @pytest.mark.parametrize(
-  "name", sorted({*typing.get_args(LossName)} - {"cross_entropy"})
+  "name", ["proxy_anchor", "supcon", "contex", "contrastive with a memory"]
 )
-def test_a_loss_over_all_rows_hears_of_a_mapped_axis(name):
-  loss = getattr(losses, "contex" if name == "contex_p" else name)
-  takes = "axis_name" in inspect.signature(loss).parameters
-  given = _settings(Config(loss=name), "data").get("axis_name")
-  assert given == ("data" if takes else None)
+def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
+  """As in `pmap`: a row's loss is that of the global batch."""
+  memory = {"memory_size": 8, "batch_size": 8} if "memory" in name else {}
+  config = Config(loss=name.split()[0], dim=DIM, **memory)
+  embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
+  batch = {"label": jnp.arange(8) % 3, "example": jnp.arange(8) // 2}
+
+  def values(embeddings, batch, axis_name=None):
+    objective = make_objective(config, NUM_CLASSES, axis_name)
+    params, state = objective.init(jax.random.key(0))
+    return objective.apply(params, state, embeddings, batch)[0]
+
+  split = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), (embeddings, batch))
+  mapped = jax.pmap(lambda e, b: values(e, b, "data"), axis_name="data")(*split)
+  np.testing.assert_allclose(
+    mapped.reshape(8), values(embeddings, batch), rtol=1e-5, atol=1e-6
+  )
 
 
 def test_what_a_memory_is_for_is_said_once():
@@ -89,10 +101,13 @@ def test_proxies_may_be_a_bank(loss):
 def test_a_part_of_the_classes_is_refused_to_a_loss_that_holds_all(settings):
   (field,) = settings
   with pytest.raises(ValueError) as refused:
-    make_objective(Config(loss="arcface", **settings), NUM_CLASSES)
+    make_objective(Config(loss="proxy_anchor", **settings), NUM_CLASSES)
   message = str(refused.value)
-  assert f"{field}={settings[field]}" in message and "loss=arcface" in message
-  assert ", ".join(BY_BLOCKS) in message
+  assert f"{field}={settings[field]}" in message and "loss=proxy_anchor" in message
+  family = "arcface, center_contrastive, cosface, normalized_softmax, proxy_nca"
+  assert family in message
+  for loss in family.split(", "):
+    make_objective(Config(loss=loss, **settings), NUM_CLASSES)
 
 
 def test_several_centers_a_class_are_no_bank():
@@ -102,7 +117,13 @@ def test_several_centers_a_class_are_no_bank():
 
 @pytest.mark.parametrize("first_visit", ["replace", "mix"])
 def test_what_a_first_visit_does_to_a_random_center(first_visit):
-  config = Config(dim=DIM, centers="bank", momentum=0.75, first_visit=first_visit)
+  config = Config(
+    dim=DIM,
+    centers="bank",
+    momentum=0.75,
+    sharpness=None,
+    first_visit=first_visit,
+  )
   objective = make_objective(config, NUM_CLASSES)
   params, bank = objective.init(jax.random.key(0))
   mean = jnp.eye(DIM)[0]
