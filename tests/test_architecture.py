@@ -21,7 +21,6 @@ ROWS = [
   {"losses"},
   {"streaming"},
   {"retrieval"},
-  {"clustering"},
   {"objectives"},
   {"probe"},
   {"models.glyph_net", "models.projection", "models.resnet"},
@@ -49,7 +48,6 @@ ROWS = [
 # Which third-party packages a room may use; every room may use the standard library.
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
-  "clustering": {"numpy", "jaxtyping", "sklearn"},
   "probe": LIGHT | {"optax", "sklearn", "threadpoolctl"},
   "models": LIGHT | {"flax"},
   "data": {

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import centers, clustering, probe, retrieval
+from ccl_jax import centers, probe, retrieval
 from ccl_jax.data.examples import Examples
 from ccl_jax.training import step
 from configs.base import Config
@@ -50,7 +50,7 @@ def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
   if embedded.gallery is not None and embedded.gallery_labels is not None:
     embeddings = np.concatenate([embeddings, embedded.gallery])
     labels = np.concatenate([labels, embedded.gallery_labels])
-  return clustering.evaluate(embeddings, labels, seed=config.seed)
+  return probe.clusters(embeddings, labels, seed=config.seed)
 
 
 def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Tested:
