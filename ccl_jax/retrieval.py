@@ -9,7 +9,7 @@ instead keeps the row itself, and loses a duplicate, wherever a duplicate ranks 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,14 @@ from jax import Array
 from jaxtyping import Float, Int
 
 Result = TypeVar("Result")
+
+
+class Neighbors(NamedTuple):
+  """The nearest rows of the gallery, the most similar first."""
+
+  similarities: Float[np.ndarray, "Q k"]  # cosines, descending
+  indices: Int[np.ndarray, "Q k"]  # of gallery rows; of equals, the lower first
+
 
 # Rows of queries and of gallery compared at once, unless the caller says otherwise.
 # Below 32 MB of similarities, malloc hands out the same memory again; on fresh pages a
@@ -37,7 +45,7 @@ def search(
   *,
   k: int,
   block: tuple[int, int] = _BLOCK,
-) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
+) -> Neighbors:
   """Finds the k rows of the gallery that are most similar to each query.
 
   Args:
@@ -73,7 +81,7 @@ def search(
     similarities[rows], indices[rows] = found_similarities, found
 
   _for_each_block(store, unit_queries, own, unit_gallery, k=k, block=block)
-  return similarities, indices
+  return Neighbors(similarities, indices)
 
 
 def evaluate(
@@ -113,40 +121,87 @@ def evaluate(
   Source: Musgrave, Belongie, Lim, A Metric Learning Reality Check, ECCV 2020,
   arXiv 2003.08505.
   """
+  return evaluate_with_neighbors(
+    queries, query_labels, gallery, gallery_labels, ks=ks, k=1
+  )[0]
+
+
+def evaluate_with_neighbors(
+  queries: Float[Array | np.ndarray, "Q D"],
+  query_labels: Int[Array | np.ndarray, " Q"],
+  gallery: Float[Array | np.ndarray, "N D"] | None = None,
+  gallery_labels: Int[Array | np.ndarray, " N"] | None = None,
+  *,
+  ks: Sequence[int] = (1, 2, 4, 8),
+  k: int,
+) -> tuple[dict[str, float], Neighbors]:
+  """What `evaluate` gives, and the k neighbors of each query, in one search.
+
+  Queries without a match in the gallery have neighbors too, though no metric counts
+  them. Padding is neither searched for nor found: a query with a label < 0 has the
+  similarities -inf and the indices -1.
+
+  Args:
+    queries: embeddings, any length and float type.
+    query_labels: class of each; rows with a label < 0 are padding.
+    gallery: rows to search; None searches each query among the other queries, itself
+      excluded by index.
+    gallery_labels: class of each; rows with a label < 0 are padding.
+    ks: depths of recall.
+    k: neighbors a query, at most the rows that are no padding (one less without a
+      gallery).
+
+  Returns:
+    The metrics of `evaluate`, and the neighbors of `search`, whose indices count the
+    rows of the gallery as given, padding included.
+
+  Raises:
+    ValueError: as `evaluate` does.
+  """
   if (gallery is None) != (gallery_labels is None):
     raise ValueError("gallery and gallery_labels go together; only one was given")
   among = gallery is None
-  unit_queries, classes = _labelled_rows(queries, query_labels, "queries")
-  unit_gallery, gallery_classes = unit_queries, classes
+  unit_queries, classes, query_rows = _labelled_rows(queries, query_labels, "queries")
+  unit_gallery, gallery_classes, gallery_rows = unit_queries, classes, query_rows
   if gallery is not None and gallery_labels is not None:
-    unit_gallery, gallery_classes = _labelled_rows(gallery, gallery_labels, "gallery")
-  for k in ks:
-    _check_k(k, len(unit_gallery) - among, "each of ks")
+    unit_gallery, gallery_classes, gallery_rows = _labelled_rows(
+      gallery, gallery_labels, "gallery"
+    )
+  for depth in ks:
+    _check_k(depth, len(unit_gallery) - among, "each of ks")
+  _check_k(k, len(unit_gallery) - among, "k")
 
   relevant = _class_sizes(classes, gallery_classes) - among
-  has_match = relevant > 0
-  if not has_match.any():
+  if not (relevant > 0).any():
     raise ValueError(f"none of {len(classes)} queries has its class in the gallery")
-  own = np.arange(len(classes), dtype=np.int32) if among else np.full(len(classes), -1)
-  classes, relevant, own = classes[has_match], relevant[has_match], own[has_match]
-
-  def score(rows: slice, _: np.ndarray, found: np.ndarray) -> np.ndarray:
-    hits = gallery_classes[found] == classes[rows, None]
-    return _scores(hits, relevant[rows], ks).sum(axis=0)
-
-  depth = max([*ks, int(relevant.max())])
-  sums = _for_each_block(
-    score, unit_queries[has_match], own, unit_gallery, k=depth, block=_BLOCK
+  own = np.arange(len(classes)) if among else np.full(len(classes), -1)
+  neighbors = Neighbors(
+    np.full((len(queries), k), -np.inf, np.float32),
+    np.full((len(queries), k), -1, np.int32),
   )
-  means = np.sum(sums, axis=0) / len(classes)
+
+  def score(rows: slice, similarities: np.ndarray, found: np.ndarray) -> np.ndarray:
+    at = query_rows[rows]
+    neighbors.similarities[at] = similarities[:, :k]
+    neighbors.indices[at] = gallery_rows[found[:, :k]]
+    counted = relevant[rows] > 0
+    hits = gallery_classes[found[counted]] == classes[rows][counted, None]
+    return _scores(hits, relevant[rows][counted], ks)
+
+  depth = max([*ks, k, int(relevant.max())])
+  scores = _for_each_block(
+    score, unit_queries, own, unit_gallery, k=depth, block=_BLOCK
+  )
+  # By rows, not by blocks, whose size hangs on k: a sum of floats hangs on its order.
+  means = np.concatenate(scores).mean(axis=0)
   names = [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
-  return dict(zip(names, means.tolist(), strict=True))
+  return dict(zip(names, means.tolist(), strict=True)), neighbors
 
 
 def _scores(hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> np.ndarray:
   """Scores ranked hits bool[b, depth]: recall at each k, MAP@R, R-precision."""
   recall = [hits[:, :k].any(axis=1) for k in ks]
-  hits = hits[:, : relevant.max()]
+  hits = hits[:, : relevant.max(initial=0)]
   rank = np.arange(1, hits.shape[1] + 1)
   hits = hits & (rank <= relevant[:, None])
   precision = np.cumsum(hits, axis=1) / rank
@@ -326,8 +381,8 @@ def _unit_rows(rows: Array | np.ndarray, name: str) -> np.ndarray:
 
 def _labelled_rows(
   rows: Array | np.ndarray, labels: Array | np.ndarray, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """Unit rows and classes, without the rows whose label is padding."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Unit rows, classes and row numbers, without the rows whose label is padding."""
   labels = np.asarray(labels)
   if labels.shape != (len(rows),):
     raise ValueError(
@@ -337,7 +392,7 @@ def _labelled_rows(
   kept = labels >= 0
   if not kept.any():
     raise ValueError(f"{name} has no row with a label >= 0")
-  return _unit_rows(np.asarray(rows)[kept], name), labels[kept]
+  return _unit_rows(np.asarray(rows)[kept], name), labels[kept], np.flatnonzero(kept)
 
 
 def _class_sizes(classes: np.ndarray, gallery_classes: np.ndarray) -> np.ndarray:

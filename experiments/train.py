@@ -122,7 +122,7 @@ def train(config: Config, folder: Path) -> None:
   }
   if tested.cells is not None:
     result["cells"] = testing.describe_cells(data.test, tested.cells)
-  show.write_report(folder, config, log.events, result, data, centers, tested.embedded)
+  show.write_report(folder, config, log.events, result, data, centers, tested.neighbors)
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ ROWS = [
   {"losses.view"},
   {"losses"},
   {"retrieval"},
-  {"clustering"},
   {"objectives"},
   {"probe"},
   {"models.glyph_net", "models.projection", "models.resnet"},
@@ -49,7 +49,6 @@ ROWS = [
 # Which third-party packages a room may use; every room may use the standard library.
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
-  "clustering": {"numpy", "jaxtyping", "sklearn"},
   "probe": LIGHT | {"optax", "sklearn", "threadpoolctl"},
   "models": LIGHT | {"flax"},
   "data": {
@@ -128,3 +127,12 @@ def test_the_loss_imports_without_the_experiments_packages():
   assert "ccl_jax" in loaded and "jax" in loaded
   heavy = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib"}
   assert not loaded & heavy
+
+
+def test_every_file_that_is_no_module_is_installed_too():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  listed = project["tool"]["setuptools"]["package-data"]["ccl_jax"]
+  package = ROOT / "ccl_jax"
+  files = (path for path in package.rglob("*") if path.is_file())
+  others = (path for path in files if path.suffix not in (".py", ".pyc"))
+  assert set(listed) == {path.relative_to(package).as_posix() for path in others}

@@ -231,6 +231,63 @@ def test_padding_labels_are_ignored():
   assert retrieval.evaluate(rows, labels, gallery, gallery_labels) == expected
 
 
+def with_lone_rows_and_copies():
+  """Real-valued rows; some lie twice, and the classes 6 to 9 have one row each."""
+  rng = np.random.default_rng(3)
+  rows = rng.normal(size=(40, 8)).astype(np.float32)
+  rows[[4, 9, 22]] = rows[[17, 16, 3]]
+  labels = np.concatenate([np.arange(36) % 6, np.arange(6, 10)])
+  order = rng.permutation(40)
+  return rows[order], labels[order]
+
+
+@pytest.mark.parametrize("with_gallery", [False, True])
+@pytest.mark.parametrize("k", [1, 5, 20])  # R is 5 among each other, 3 in the gallery
+@pytest.mark.parametrize("held", [1, 40, 2**22])  # the block: single rows, few, all
+def test_one_search_gives_what_two_give(with_gallery, k, held, selection, monkeypatch):
+  monkeypatch.setattr(retrieval, "_NEIGHBOURS_HELD", held)
+  rows, labels = with_lone_rows_and_copies()
+  gallery = (rows[:20] + rows[20:], np.arange(20) % 7) if with_gallery else (None, None)
+  metrics, found = retrieval.evaluate_with_neighbors(
+    rows, labels, *gallery, ks=(1, 2), k=k
+  )
+  assert metrics == retrieval.evaluate(rows, labels, *gallery, ks=(1, 2))
+  expected = retrieval.search(rows, gallery[0], k=min(k, 20))
+  np.testing.assert_array_equal(found.indices, expected.indices)
+  np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
+  assert found.similarities.dtype == np.float32 and found.indices.dtype == np.int32
+  assert metrics == pytest.approx(scores(rows, labels, *gallery, ks=(1, 2)), abs=1e-12)
+
+
+@pytest.mark.parametrize("with_gallery", [False, True])
+def test_neighbors_count_the_rows_as_given_and_pass_padding_by(with_gallery):
+  rows, labels = signs(30, 16, seed=4), np.arange(30) % 6
+  gallery = (signs(25, 16, seed=5), np.arange(25) % 6) if with_gallery else ()
+  at, gallery_at = [0, 3, 3, 30], [0, 7]
+  padded = np.insert(rows, at, np.nan, axis=0), np.insert(labels, at, -1)
+  where = np.flatnonzero(padded[1] >= 0)
+  gallery_where = where
+  padded_gallery = ()
+  if with_gallery:
+    padded_gallery = (
+      np.insert(
+        gallery[0], gallery_at, rows[:2], axis=0
+      ),  # found by nobody, though near
+      np.insert(gallery[1], gallery_at, -2),
+    )
+    gallery_where = np.flatnonzero(padded_gallery[1] >= 0)
+  expected_metrics, expected = retrieval.evaluate_with_neighbors(
+    rows, labels, *gallery, k=4
+  )
+  metrics, found = retrieval.evaluate_with_neighbors(*padded, *padded_gallery, k=4)
+  assert metrics == expected_metrics
+  np.testing.assert_array_equal(found.indices[where], gallery_where[expected.indices])
+  np.testing.assert_array_equal(found.similarities[where], expected.similarities)
+  padding = np.delete(np.arange(len(padded[1])), where)
+  assert (found.indices[padding] == -1).all()
+  assert (found.similarities[padding] == -np.inf).all()
+
+
 def test_permuting_rows_changes_no_metric():
   rng = np.random.default_rng(0)
   rows, labels = rng.normal(size=(50, 8)), rng.integers(0, 9, 50)
@@ -276,6 +333,8 @@ def test_evaluate_names_what_does_not_fit(monkeypatch):
   rows, labels = signs(6, 4, seed=0), np.array([0, 0, 1, 1, 2, 2])
   with pytest.raises(ValueError, match="the 5 gallery rows.*got 8"):
     retrieval.evaluate(rows, labels)
+  with pytest.raises(ValueError, match="k must lie .* the 5 gallery rows.*got 6"):
+    retrieval.evaluate_with_neighbors(rows, labels, ks=(1,), k=6)
   with pytest.raises(ValueError, match="none of 6 queries has its class"):
     retrieval.evaluate(rows, np.arange(6), ks=(1,))
   with pytest.raises(ValueError, match="gallery_labels go together"):

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def write_report(
     _map_section(centers),
     _numbers_section(config, result),
   ]
-  page = _PAGE.replace("{title}", html.escape(name))
+  # Its braces are those of CSS, so that str.format cannot fill it in.
+  page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+  page = page.replace("{title}", html.escape(name))
   path.write_text(page.replace("{body}", "\n".join(filter(None, parts))), "utf-8")
 
 
@@ -342,111 +345,3 @@ def _duration(seconds: float | None) -> str:
   if hours:
     return f"{hours} h {minutes:02} min"
   return f"{minutes} min {int(seconds) % 60:02} s" if minutes else f"{seconds:.1f} s"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --paper: #fbfbfa; --raised: #fff; --ink: #1c2024; --soft: #667078; --line: #e3e5e8;
-  --right: #12803c; --wrong: #c8322b; --query: #3b82f6;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #14171a; --raised: #1c2024; --ink: #e8eaec; --soft: #98a2ab;
-    --line: #30363c; --right: #3fbf6f; --wrong: #f2685f; --query: #6ba4ff;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; padding: 3rem 1.25rem 5rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
-    "Noto Sans", "DejaVu Sans", sans-serif;
-}
-main { max-width: 68rem; margin: 0 auto; }
-h1 {
-  font-size: 2.1rem; line-height: 1.15; margin: 0 0 1.5rem; overflow-wrap: anywhere;
-}
-h2 { font-size: 1.3rem; margin: 3.25rem 0 .5rem; }
-p { margin: 0 0 1rem; max-width: 44rem; color: var(--soft); }
-.kicker {
-  margin: 0; font-size: .78rem; letter-spacing: .09em; text-transform: uppercase;
-}
-.cards {
-  display: grid; gap: .9rem; margin: 0;
-  grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr));
-}
-.card {
-  background: var(--raised); border: 1px solid var(--line); border-radius: 12px;
-  padding: 1rem 1.2rem;
-}
-.card dt { color: var(--soft); font-size: .88rem; }
-.card dd {
-  margin: .1rem 0 0; font-size: 1.75rem; font-weight: 650; line-height: 1.25;
-  font-variant-numeric: tabular-nums; white-space: nowrap;
-}
-.card small { color: var(--soft); }
-.curves {
-  display: grid; gap: .9rem; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(18.5rem, 1fr));
-}
-.curves svg, .map svg {
-  display: block; width: 100%; height: auto; background: var(--raised);
-  border: 1px solid var(--line); border-radius: 12px; padding: .6rem;
-}
-.key { max-width: none; }
-.key span { margin-left: .5rem; font-weight: 600; white-space: nowrap; }
-.key .right, .right .under { color: var(--right); }
-.key .wrong, .wrong .under { color: var(--wrong); }
-.queries {
-  display: grid; gap: .9rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
-}
-.row {
-  display: grid; gap: .55rem; padding: .8rem; background: var(--raised);
-  grid-template-columns: 1.12fr repeat(5, 1fr); align-items: end;
-  border: 1px solid var(--line); border-radius: 12px;
-}
-figure { margin: 0; min-width: 0; }
-figure img {
-  display: block; width: 100%; aspect-ratio: 1; object-fit: cover;
-  border: 3px solid; border-radius: 7px;
-}
-figure.query { padding-right: .35rem; border-right: 1px dashed var(--line); }
-.query img { border-color: var(--query); }
-.right img { border-color: var(--right); }
-.wrong img { border-color: var(--wrong); }
-figcaption {
-  margin-top: .3rem; font-size: .78rem; line-height: 1.35; text-align: center;
-  font-variant-numeric: tabular-nums;
-}
-figcaption span {
-  display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
-}
-.under { font-weight: 600; }
-.query .under { color: var(--query); }
-table {
-  border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
-  margin: .6rem 0 1rem;
-}
-th, td {
-  text-align: left; padding: .42rem .75rem .42rem 0; overflow-wrap: anywhere;
-  border-bottom: 1px solid var(--line); font-weight: 400; vertical-align: top;
-}
-thead th { color: var(--soft); font-size: .82rem; }
-tbody th { width: 40%; }
-details { border-top: 1px solid var(--line); padding: .8rem 0; }
-summary { cursor: pointer; font-weight: 600; }
-@media print { .row, .card, svg { break-inside: avoid; } }
-</style>
-</head>
-<body><main>
-{body}
-</main></body>
-</html>
-"""

@@ -97,14 +97,14 @@ def _over_classes(
 def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., Any]:
   """The loss with those of its settings that the config has a field for."""
   settings = {
-    name: getattr(config, name) for name in _settings_of(loss) if hasattr(config, name)
+    name: getattr(config, name) for name in settings_of(loss) if hasattr(config, name)
   }
   if config.loss == "normalized_softmax":
     settings["temperature"] = 1 / config.scale
   return functools.partial(loss, **settings)
 
 
-def _settings_of(loss: Callable[..., Any]) -> list[str]:
+def settings_of(loss: Callable[..., Any]) -> list[str]:
   """Names of what a loss reads beside its arrays."""
   parameters = inspect.signature(loss).parameters.values()
   return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]

@@ -14,7 +14,6 @@ from ccl_jax.report import figures, page
 from configs.base import Config
 from experiments.run import datasets, testing, workdir
 
-NEIGHBOURS = 5  # that the report shows of each query
 MAPPED = 10_000  # classes that it chooses from for the map of centers
 
 
@@ -38,7 +37,7 @@ def write_report(
   result: dict[str, Any],
   data: datasets.Data,
   centers: figures.CenterMap | None,
-  embedded: testing.Embedded,
+  neighbors: retrieval.Neighbors,
 ) -> None:
   """Writes report.html."""
   cells = result.get("cells")
@@ -47,25 +46,25 @@ def write_report(
     config=dataclasses.asdict(config),
     events=events,
     result=result,
-    queries=neighbours_of(data, embedded),
+    queries=neighbours_of(data, neighbors),
     centers=centers,
     cells=None if cells is None else figures.Cells(**cells),
   )
 
 
-def neighbours_of(data: datasets.Data, embedded: testing.Embedded):
+def neighbours_of(
+  data: datasets.Data, neighbors: retrieval.Neighbors
+) -> page.Neighbours:
   """Each test picture with its nearest in the gallery, or among the others."""
   gallery = data.gallery or data.test
-  k = min(NEIGHBOURS, len(gallery) - 1)
-  similarities, indices = retrieval.search(embedded.queries, embedded.gallery, k=k)
   images = Images(data.test, np.arange(len(data.test)))
   return page.Neighbours(
     query_images=images,
     query_labels=data.test.labels,
     gallery_images=Images(gallery, np.arange(len(gallery))) if data.gallery else images,
     gallery_labels=gallery.labels,
-    indices=indices,
-    similarities=similarities,
+    indices=neighbors.indices,
+    similarities=neighbors.similarities,
     names=dict(enumerate(map(caption, data.test.class_names))),
   )
 

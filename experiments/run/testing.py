@@ -7,11 +7,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import clustering, probe, retrieval, vectors
+from ccl_jax import probe, retrieval, vectors
 from ccl_jax.data.examples import Examples
 from ccl_jax.training import step
 from configs.base import Config
 from experiments.run.datasets import Data
+
+NEIGHBORS = 5  # of each test example, kept for the report
 
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
 
@@ -30,6 +32,7 @@ class Tested(NamedTuple):
 
   metrics: dict[str, float]
   embedded: Embedded
+  neighbors: retrieval.Neighbors  # of the test examples, in their order
   cells: np.ndarray | None  # accuracy of the linear probe [K, A], where there is a bias
 
 
@@ -44,19 +47,30 @@ def score(config: Config, embedded: Embedded) -> dict[str, float]:
   return retrieval.evaluate(*embedded, ks=config.recall_at)
 
 
+def score_with_neighbors(
+  config: Config, embedded: Embedded
+) -> tuple[dict[str, float], retrieval.Neighbors]:
+  """The same by one search that also keeps the nearest rows of each test example."""
+  among = embedded.gallery is None
+  rows = len(embedded.queries) - 1 if among else len(embedded.gallery)
+  return retrieval.evaluate_with_neighbors(
+    *embedded, ks=config.recall_at, k=min(NEIGHBORS, rows)
+  )
+
+
 def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
   """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
   embeddings, labels = embedded.queries, embedded.labels
   if embedded.gallery is not None and embedded.gallery_labels is not None:
     embeddings = np.concatenate([embeddings, embedded.gallery])
     labels = np.concatenate([labels, embedded.gallery_labels])
-  return clustering.evaluate(embeddings, labels, seed=config.seed)
+  return probe.clusters(embeddings, labels, seed=config.seed)
 
 
 def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Tested:
   """Retrieval among the test examples, and the probes, if any."""
-  embedded = embed_test(embed, state, data)
-  metrics, cells = score(config, embedded), None
+  embedded, cells = embed_test(embed, state, data), None
+  metrics, neighbors = score_with_neighbors(config, embedded)
   if config.probe != "none":
     of_train, _ = embed(state, data.train)
     probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
@@ -64,7 +78,7 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
   if data.seen is not None:
     assert data.tail_ranks is not None
     metrics |= score_by_rank(*embed(state, data.seen), data.tail_ranks)
-  return Tested(metrics, embedded, cells)
+  return Tested(metrics, embedded, neighbors, cells)
 
 
 def score_by_rank(

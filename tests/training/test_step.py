@@ -116,8 +116,12 @@ def unsharded(batches):
   return {name: run_plain(name) for name in OBJECTIVES}
 
 
-@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
-@pytest.mark.parametrize("devices", [1, 2, 8])
+# Under jit it is one program, which XLA splits; under pmap each device has its own, so
+# there a second number of them is worth its time. Plain jit is what they are held to.
+@pytest.mark.parametrize(
+  ("way", "devices"),
+  [(placement.with_jit, 8), (placement.with_pmap, 2), (placement.with_pmap, 8)],
+)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_is_the_same_on_any_number_of_devices(
   objective, devices, way, unsharded, batches
