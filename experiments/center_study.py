@@ -70,11 +70,10 @@ def study(
     last_seen[batch["label"]] = number
     if number not in steps:
       continue
-    copy = run.placement.one_copy(state)
-    found = testing.score(config, testing.Embedded(*run.embed(copy, data.validation)))
-    centers = testing.class_centers(run.class_vectors(copy), np.arange(num_classes))
+    found = testing.score(config, testing.Embedded(*run.embed(state, data.validation)))
+    centers = testing.class_centers(run.class_vectors(state), np.arange(num_classes))
     ages = np.where(last_seen > 0, number - last_seen, -1)
-    now = describe(centers, *run.embed(copy, data.train), ages)
+    now = describe(centers, *run.embed(state, data.train), ages)
     rows.append({"step": number, "recall@1": found["recall@1"], **now})
   return rows
 

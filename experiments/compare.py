@@ -229,7 +229,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     )
 
   def validate(state) -> dict[str, float]:
-    embedded = parts.embed(parts.placement.one_copy(state), data.validation)
+    embedded = parts.embed(state, data.validation)
     return testing.score(config, testing.Embedded(*embedded))
 
   curve, loss, state, diverged_at = [], math.nan, None, None
@@ -237,7 +237,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     evaluated = not trial and data.validation and number % config.eval_every == 0
     if not evaluated and number < config.steps:
       continue
-    loss = float(parts.placement.one_copy(metrics)["loss"])
+    loss = float(metrics["loss"])
     if not math.isfinite(loss):
       diverged_at = number
       break
@@ -248,7 +248,6 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   elif trial:
     found = {"loss": loss, **validate(state)}
   else:
-    state = parts.placement.one_copy(state)
     tested = testing.test(config, parts.embed, state, data)
     found = {"loss": loss, **tested.metrics}
   return {

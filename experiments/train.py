@@ -15,10 +15,21 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from configs.base import Config
 from experiments.run import command_line, processes, workdir
 from experiments.run.command_line import exit_on_bad_input
+
+if TYPE_CHECKING:
+  from ccl_jax.report.figures import CenterMap
+  from ccl_jax.training.checkpoint import Checkpoints
+  from ccl_jax.training.loop import BatchIterator
+  from ccl_jax.training.run_log import Event
+  from ccl_jax.training.step import TrainState
+  from experiments.run.assemble import Run
+  from experiments.run.datasets import Data
+  from experiments.run.testing import Tested
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,81 +49,142 @@ def main(argv: Sequence[str] | None = None) -> None:
   train(config, args.workdir)
 
 
+class Prepared(NamedTuple):
+  """All that a run needs to start or to go on."""
+
+  data: "Data"
+  run: "Run"
+  state: "TrainState"  # of step 0
+  batches: "BatchIterator"  # from step 0
+
+
+class Trained(NamedTuple):
+  """What a run at its end is reported from."""
+
+  tested: "Tested"
+  centers: "CenterMap | None"
+  seconds: float
+  events: "list[Event]"
+
+
 def train(config: Config, folder: Path) -> None:
   """Runs a config from its newest checkpoint, or from the start, to its end."""
   # Slow to import, and not needed to refuse a mistyped field.
-  from ccl_jax.training.checkpoint import Checkpoints
-  from ccl_jax.training.loop import NonFiniteLoss, Stopped, fit
-  from ccl_jax.training.run_log import RunLog
-  from experiments.run import assemble, datasets, show, testing
+  from ccl_jax.training.loop import NonFiniteLoss, Stopped
 
-  first = processes.is_first()
   with exit_on_bad_input():
-    with processes.first_goes_first("data"):
-      data = datasets.load_data(config)
-    run = assemble.make_run(config, data)
-    batches = assemble.train_batches(config, data.train)
-    state = run.init_state()
-    if not workdir.has_checkpoint(folder):
-      state = assemble.load_weights(config, state)
-    if first:
-      workdir.claim(folder, config)
+    prepared = prepare(config, folder)
+  try:
+    trained = train_and_test(config, folder, prepared)
+  except NonFiniteLoss as error:
+    command_line.fail(str(error), code=1)
+  except Stopped as stop:
+    if processes.is_first():
+      print(f"{stop} of {config.steps}, saved; the same command again goes on")
+    sys.exit(128 + stop.signal_number)
+  if processes.is_first():
+    write_results(config, folder, prepared.data, trained)
+
+
+def prepare(config: Config, folder: Path) -> Prepared:
+  """Reads the data, draws a fresh state, and makes the folder that of this run."""
+  from experiments.run import assemble, datasets
+
+  with processes.first_goes_first("data"):
+    data = datasets.load_data(config)
+  run = assemble.make_run(config, data)
+  batches = assemble.train_batches(config, data.train)
+  state = run.init_state()
+  if not workdir.has_checkpoint(folder):
+    state = assemble.load_weights(config, state)
+  if processes.is_first():
+    workdir.claim(folder, config)
+  return Prepared(data, run, state, batches)
+
+
+def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
+  """Trains to the last step, with checkpoints and a log, and tests the final state.
+
+  Raises:
+    NonFiniteLoss, Stopped: see `ccl_jax.training.loop.fit`.
+  """
+  from ccl_jax.training.checkpoint import Checkpoints
+  from ccl_jax.training.loop import fit
+  from ccl_jax.training.run_log import RunLog
+  from experiments.run import show, testing
+
+  data, run, _, batches = prepared
 
   def evaluate(state):
     embedded = testing.Embedded(*run.embed(state, data.validation))
     return testing.score(config, embedded)
 
-  try:
-    with (
-      processes.end_with_the_others(),
-      Checkpoints(
-        folder / workdir.CHECKPOINTS,
-        keep=config.keep_checkpoints,
-        num_classes=data.train.num_classes,
-      ) as saved,
-    ):
-      if (known := saved.num_classes()) not in (None, data.train.num_classes):
-        # Other folders of classes: a label would mean another class than before.
-        command_line.fail(
-          f"{folder} was trained on {known} classes and the data now has "
-          f"{data.train.num_classes}; give another --workdir"
-        )
-      if restored := saved.restore(state):
-        state, position = restored
-        batches.set_state(position)
-        if first:
-          print(f"resuming at step {state.step} of {config.steps}", file=sys.stderr)
-      with RunLog(folder if first else None, step=int(state.step)) as log:
-        state = fit(
-          state,
-          run.train_step,
-          batches,
-          placement=run.placement,
-          steps=config.steps,
-          batch_size=config.batch_size,
-          evaluate=evaluate if data.validation else None,
-          log=log,
-          checkpoints=saved,
-          log_every=config.log_every,
-          eval_every=config.eval_every,
-          checkpoint_every=config.checkpoint_every,
-        )
-        tested = testing.test(config, run.embed, state, data)
-        centers = show.map_of(data.train, run.class_vectors(state))
-        log.write("test", config.steps, tested.metrics)
-  except NonFiniteLoss as error:
-    command_line.fail(str(error), code=1)
-  except Stopped as stop:
-    if first:
-      print(f"{stop} of {config.steps}, saved; the same command again goes on")
-    sys.exit(128 + stop.signal_number)
+  with (
+    processes.end_with_the_others(),
+    Checkpoints(
+      folder / workdir.CHECKPOINTS,
+      keep=config.keep_checkpoints,
+      num_classes=data.train.num_classes,
+    ) as saved,
+  ):
+    state = resume(config, folder, prepared, saved)
+    log_folder = folder if processes.is_first() else None
+    with RunLog(log_folder, step=int(state.step)) as log:
+      state = fit(
+        state,
+        run.train_step,
+        batches,
+        placement=run.placement,
+        num_steps=config.steps,
+        batch_size=config.batch_size,
+        evaluate=evaluate if data.validation else None,
+        log=log,
+        checkpoints=saved,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+      )
+      tested = testing.test(config, run.embed, state, data)
+      centers = show.map_of(data.train, run.class_vectors(state))
+      log.write("test", config.steps, tested.metrics)
+  return Trained(tested, centers, log.seconds, log.events)
 
-  if not first:
-    return
+
+def resume(
+  config: Config, folder: Path, prepared: Prepared, saved: "Checkpoints"
+) -> "TrainState":
+  """The state of the newest checkpoint, on the devices of the fresh state, or the fresh
+  state where there is no checkpoint. The batches are set to the same step."""
+  import jax
+
+  num_classes = prepared.data.train.num_classes
+  if (known := saved.num_classes()) not in (None, num_classes):
+    # Other folders of classes: a label would mean another class than before.
+    command_line.fail(
+      f"{folder} was trained on {known} classes and the data now has "
+      f"{num_classes}; give another --workdir"
+    )
+  restored = saved.restore(prepared.state)
+  if restored is None:
+    return prepared.state
+  for leaf in jax.tree.leaves(prepared.state):
+    leaf.delete()  # or a second state would fill the devices' memory to the end
+  state, position = restored
+  prepared.batches.set_state(position)
+  if processes.is_first():
+    print(f"resuming at step {state.step} of {config.steps}", file=sys.stderr)
+  return state
+
+
+def write_results(config: Config, folder: Path, data: "Data", trained: Trained) -> None:
+  """Writes result.json and report.html, with which the run counts as finished."""
+  from experiments.run import show, testing
+
+  tested = trained.tested
   result = {
     **tested.metrics,
     "steps": config.steps,
-    "seconds": log.seconds,
+    "seconds": trained.seconds,
     "classes": {
       "train": data.train.num_classes,
       "validation": data.validation.num_classes if data.validation else 0,
@@ -122,13 +194,15 @@ def train(config: Config, folder: Path) -> None:
   }
   if tested.cells is not None:
     result["cells"] = testing.describe_cells(data.test, tested.cells)
-  show.write_report(folder, config, log.events, result, data, centers, tested.neighbors)
+  show.write_report(
+    folder, config, trained.events, result, data, trained.centers, tested.neighbors
+  )
   workdir.finish(folder, result)
   print(f"finished: {workdir.summary(folder)}")
 
 
 def versions() -> dict[str, str]:
-  """Of the packages that a number may depend on."""
+  """Versions of Python and of the packages that a number may depend on."""
   packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "grain")
   found = {name: metadata.version(name) for name in packages}
   return {"python": sys.version.split()[0], **found}

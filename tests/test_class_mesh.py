@@ -191,7 +191,7 @@ def test_twenty_steps_are_the_same_on_any_mesh(
   state, compiled = place.make_state(init), place.compile_step(step)
   trace = []
   for batch in batches:
-    state, metrics = compiled(place.put_state(state), place.put_batch(batch))
+    state, metrics = compiled(state, place.put_batch(batch))
     trace.append((metrics["loss"], metrics["grad_norm"]))
   expected, expected_trace = on_one_device[objective]
   np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
@@ -245,7 +245,7 @@ def test_a_step_holds_its_range_of_the_bank_once(shards):
 
 
 def train(place, state, step, batches):
-  compiled, state = place.compile_step(step), place.put_state(state)
+  compiled = place.compile_step(step)
   for batch in batches:
     state, _ = compiled(state, place.put_batch(batch))
   return state

@@ -93,7 +93,7 @@ def write_report(
     _numbers_section(config, result),
   ]
   # Its braces are those of CSS, so that str.format cannot fill it in.
-  page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+  page = resources.files("ccl_jax.report").joinpath("page.html").read_text("utf-8")
   page = page.replace("{title}", html.escape(name))
   path.write_text(page.replace("{body}", "\n".join(filter(None, parts))), "utf-8")
 

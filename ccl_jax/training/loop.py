@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from ccl_jax.training.checkpoint import Checkpoints
@@ -77,13 +77,50 @@ def _stop_request() -> Iterator[_StopRequest]:
       signal.signal(number, handler)
 
 
+class Step(NamedTuple):
+  """What one step leaves behind."""
+
+  number: int  # counted from 1
+  batch: Batch  # this process's rows, as NumPy
+  state: TrainState  # donated to the next step: to be read before that is asked for
+  metrics: dict[str, Array]
+
+
+def steps(
+  state: TrainState,
+  train_step: TrainStep,
+  batches: BatchIterator,
+  *,
+  placement: Placement,
+  num_steps: int,
+  waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Iterator[Step]:
+  """Takes the steps after `state.step`, up to number `num_steps`.
+
+  Args:
+    state: fresh or restored, as `placement.make_state` lays it out; donated.
+    train_step: uncompiled; compiled here, by the placement.
+    batches: this process's rows of each batch, from the same step on.
+    placement: where state and batches live.
+    num_steps: the number of the last step.
+    waiting: makes the context in which the next batch is waited for.
+  """
+  compiled_step = placement.compile_step(train_step)
+  for number in range(int(state.step) + 1, num_steps + 1):
+    with waiting():
+      batch = next(batches)
+      placed = placement.put_batch(batch)
+    state, metrics = compiled_step(state, placed)
+    yield Step(number, batch, state, metrics)
+
+
 def fit(
   state: TrainState,
   train_step: TrainStep,
   batches: BatchIterator,
   *,
   placement: Placement,
-  steps: int,
+  num_steps: int,
   batch_size: int,
   evaluate: Callable[[TrainState], dict[str, float]] | None,
   log: RunLog,
@@ -92,16 +129,16 @@ def fit(
   eval_every: int,
   checkpoint_every: int,
 ) -> TrainState:
-  """Trains from `state.step` to `steps`, and leaves a checkpoint of the last step.
+  """Trains from `state.step` to `num_steps`, and leaves a checkpoint of the last step.
 
   Args:
-    state: one copy, fresh or restored; `batches` stands at the same step.
+    state: fresh or restored, as `placement.make_state` lays it out; donated.
     train_step: uncompiled; compiled here, by the placement.
-    batches: this process's rows of each batch.
+    batches: this process's rows of each batch; they stand at the step of the state.
     placement: where state and batches live.
-    steps: of the whole run, not of this session.
-    batch_size: of the global batch, for the rate.
-    evaluate: one copy of the state -> metrics of the validation classes; or None.
+    num_steps: steps of the whole run, not of this session.
+    batch_size: examples in the global batch, for the rate.
+    evaluate: a state -> metrics of the validation classes; or None.
     log: takes `train` and `validation` events.
     checkpoints: takes the state and the position of `batches`.
     log_every: steps between `train` events. An event holds the values of its own step,
@@ -110,7 +147,7 @@ def fit(
     checkpoint_every: steps between checkpoints; the last step is always one.
 
   Returns:
-    One copy of the trained state.
+    The trained state.
 
   Raises:
     NonFiniteLoss: naming the first step whose loss is not finite. Nothing is saved from
@@ -119,15 +156,13 @@ def fit(
       SIGTERM to any one stops all of them at one step; Ctrl-C ends them as it is.
   """
   first = int(state.step)
-  state = placement.put_state(state)
-  compiled_step = placement.compile_step(train_step)
   pending: list[tuple[int, Any]] = []
   clock = _Clock(log.seconds)
 
   def flush() -> dict[str, float]:
     """Waits for the steps so far and returns the last one's metrics."""
     for number, metrics in jax.device_get(pending):
-      last = {k: float(v) for k, v in placement.one_copy(metrics).items()}
+      last = {k: float(v) for k, v in metrics.items()}
       if not math.isfinite(last["loss"]):
         raise NonFiniteLoss(
           f"the loss of step {number} is {last['loss']}; the newest checkpoint is from "
@@ -137,17 +172,22 @@ def fit(
     return last
 
   progress = tqdm(
-    total=steps,
+    total=num_steps,
     initial=first,
     unit="step",
     disable=jax.process_index() > 0,
     mininterval=1 if sys.stderr.isatty() else 20,
   )
+  taken = steps(
+    state,
+    train_step,
+    batches,
+    placement=placement,
+    num_steps=num_steps,
+    waiting=clock.waiting,
+  )
   with _stop_request() as request, progress:
-    for step in range(first + 1, steps + 1):
-      with clock.waiting():
-        batch = placement.put_batch(next(batches))
-      state, metrics = compiled_step(state, batch)
+    for step, _, state, metrics in taken:
       pending.append((step, metrics))
       progress.update()
 
@@ -158,23 +198,23 @@ def fit(
         progress.set_postfix(
           loss=f"{values['loss']:.3f}", images_s=f"{rates['images_per_second']:.0f}"
         )
-      if evaluate is not None and (step % eval_every == 0 or step == steps):
+      if evaluate is not None and (step % eval_every == 0 or step == num_steps):
         if pending:
           flush()
         with clock.paused():
-          values = evaluate(placement.one_copy(state))
+          values = evaluate(state)
         log.write("validation", step, values)
         shown = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
         if not progress.disable:
           progress.write(f"step {step}: validation {shown}", file=sys.stderr)
       stopping = request.reached(step)
-      if step % checkpoint_every == 0 or step == steps or stopping is not None:
+      if step % checkpoint_every == 0 or step == num_steps or stopping is not None:
         if pending:
           flush()
-        checkpoints.save(step, placement.one_copy(state), batches.get_state())
+        checkpoints.save(step, state, batches.get_state())
       if stopping is not None:
         raise Stopped(step, stopping)
-  return placement.one_copy(state)
+  return state
 
 
 class _Clock:
@@ -219,7 +259,7 @@ def embed(
 
   Args:
     embed_step: from `Placement.compile_embed`.
-    state: one copy.
+    state: as the placement lays it out.
     batches: this process's rows of each batch, all of one size.
     num_examples: N; rows beyond it pad the last batch and are dropped.
   """

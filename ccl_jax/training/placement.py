@@ -23,26 +23,22 @@ class Placement(NamedTuple):
   """One way to run the step.
 
   Attributes:
-    axis_name: what the step and its losses must sum over; None where arrays are global.
-    make_state: a function that draws a state -> the state of one copy, laid out as it
-      is to be restored; a sharded part is drawn where it will stay.
-    put_state: a state tree of one copy -> the same, on the devices.
+    axis_name: the axis that the step and its losses must sum over; None where arrays
+      are global.
+    make_state: a function that draws a state -> the state, drawn where it is to live.
+      A restored state must have the same shardings.
     put_batch: this process's rows of a batch, as NumPy -> the batch, on the devices.
-    compile_step: `(state, batch) -> (state, metrics)` -> the same, compiled; the old
-      state is donated.
-    compile_embed: `(state, images) -> [B, D]` -> a function of a state of one copy and
-      this process's images, as NumPy, that gives the global batch's rows, as NumPy.
-    one_copy: a placed state or metrics -> the tree of one copy, for evaluation and
-      checkpoints.
+    compile_step: `(state, batch) -> (state, metrics)` -> the same, compiled. The old
+      state is donated, and the new state has its layout.
+    compile_embed: `(state, images) -> [B, D]` -> a function of a state and of this
+      process's images, as NumPy, that gives the global batch's rows, as NumPy.
   """
 
   axis_name: str | None
   make_state: Callable[[Callable[[], PyTree]], PyTree]
-  put_state: Callable[[PyTree], PyTree]
   put_batch: Callable[[PyTree], PyTree]
   compile_step: Callable[[Callable[..., Any]], Callable[..., Any]]
   compile_embed: Callable[[Callable[..., Any]], Callable[..., np.ndarray]]
-  one_copy: Callable[[PyTree], PyTree]
 
 
 def data_mesh(devices: Devices = None) -> Mesh:
@@ -62,6 +58,14 @@ def split_batch(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
   return put
 
 
+def _make_state(
+  init: Callable[[], PyTree], shardings_of: Callable[[PyTree], PyTree]
+) -> PyTree:
+  """Draws a state on the devices where it is to live, and nowhere else."""
+  shardings = shardings_of(jax.eval_shape(init))
+  return jax.jit(init, out_shardings=shardings)()
+
+
 def _embed_over(batch_sharding: NamedSharding) -> Callable[..., Any]:
   """`Placement.compile_embed` where a batch is split over a mesh."""
   everywhere = NamedSharding(batch_sharding.mesh, PartitionSpec())
@@ -74,33 +78,54 @@ def _embed_over(batch_sharding: NamedSharding) -> Callable[..., Any]:
   return compile_embed
 
 
-def with_jit(devices: Devices = None) -> Placement:
-  """`jit` over a data mesh: batch split, state replicated; one device is one case."""
-  mesh = data_mesh(devices)
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+def _with_shardings(
+  batch_sharding: NamedSharding, shardings_of: Callable[[PyTree], PyTree]
+) -> Placement:
+  """`jit` on global arrays.
 
-  def put_state(state):
-    return jax.device_put(state, everywhere)
+  Args:
+    batch_sharding: splits the rows of a batch over the devices.
+    shardings_of: a state, or its shapes -> a tree of the same form, of shardings.
+  """
+
+  def compile_step(step):
+    def placed(state, batch):
+      state, metrics = step(state, batch)
+      # Without this the compiler may choose another layout for the new state, which
+      # then could not take the place of the old one.
+      return jax.lax.with_sharding_constraint(state, shardings_of(state)), metrics
+
+    return jax.jit(placed, donate_argnums=0)
 
   return Placement(
     axis_name=None,
-    make_state=lambda init: put_state(init()),
-    put_state=put_state,
-    put_batch=split_batch(by_rows),
-    compile_step=lambda step: jax.jit(step, donate_argnums=0, out_shardings=everywhere),
-    compile_embed=_embed_over(by_rows),
-    one_copy=lambda tree: tree,
+    make_state=lambda init: _make_state(init, shardings_of),
+    put_batch=split_batch(batch_sharding),
+    compile_step=compile_step,
+    compile_embed=_embed_over(batch_sharding),
   )
 
 
+def _replicated(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+  """A function from a tree to shardings that replicate each of its arrays."""
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return lambda tree: jax.tree.map(lambda _: everywhere, tree)
+
+
+def with_jit(devices: Devices = None) -> Placement:
+  """`jit` over a data mesh: the batch is split, the state is replicated."""
+  mesh = data_mesh(devices)
+  by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+  return _with_shardings(by_rows, _replicated(mesh))
+
+
 def state_shardings(state: PyTree, mesh: ClassMesh) -> PyTree:
-  """Of a train state: by class for what the objective has a row of for each class, and
-  what the optimizer keeps of it; replicated for the rest.
+  """Shardings of a train state: class vectors and their optimizer moments are split by
+  class, everything else is replicated.
 
   Args:
     state: arrays, or their shapes.
-    mesh: of the classes.
+    mesh: the mesh that the classes are split over.
   """
   everywhere = NamedSharding(mesh.mesh, PartitionSpec())
 
@@ -113,63 +138,44 @@ def state_shardings(state: PyTree, mesh: ClassMesh) -> PyTree:
 
 
 def with_class_sharding(mesh: ClassMesh) -> Placement:
-  """`jit` over a mesh (data, class): the batch is split over all devices, and so are
-  the class vectors, with their counts and what the optimizer keeps of them; the model
-  is replicated.
+  """`jit` over a mesh (data, class): the batch is split over all devices, the class
+  vectors over the class axis, and the model is replicated.
 
   Args:
-    mesh: the one that the objective and its loss are bound to.
+    mesh: the mesh that the objective and its loss are bound to.
   """
-
-  def make_state(init):
-    shardings = state_shardings(jax.eval_shape(init), mesh)
-    return jax.jit(init, out_shardings=shardings)()
-
-  def compile_step(step):
-    def placed(state, batch):
-      new_state, metrics = step(state, batch)
-      shardings = state_shardings(new_state, mesh)
-      return jax.lax.with_sharding_constraint(new_state, shardings), metrics
-
-    return jax.jit(placed, donate_argnums=0)
-
-  return Placement(
-    axis_name=None,
-    make_state=make_state,
-    put_state=lambda state: jax.device_put(state, state_shardings(state, mesh)),
-    put_batch=split_batch(mesh.batch_sharding),
-    compile_step=compile_step,
-    compile_embed=_embed_over(mesh.batch_sharding),
-    one_copy=lambda tree: tree,
+  return _with_shardings(
+    mesh.batch_sharding, lambda state: state_shardings(state, mesh)
   )
 
 
 def with_pmap(devices: Devices = None) -> Placement:
-  """`pmap`: a copy of the state a device, stacked along a leading axis."""
+  """`pmap`: each device runs the step on its rows; the state is one replicated tree."""
   devices = jax.local_devices() if devices is None else list(devices)
   mesh = data_mesh(devices)
-  by_device = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-  def stack(leaf):
-    return jax.device_put(np.stack([np.asarray(leaf)] * len(devices)), by_device)
+  by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
   def split(rows):
     return rows.reshape(len(devices), -1, *rows.shape[1:])
 
-  def compile_embed(embed_step):
-    compiled = jax.jit(embed_step)
-    return lambda state, images: np.asarray(compiled(state, images))
+  def compile_step(step):
+    # Every device computes the same new state from the sums over all of them, so that
+    # neither the state nor the metrics need an axis of devices.
+    return jax.pmap(
+      step,
+      axis_name=DATA_AXIS,
+      in_axes=(None, 0),
+      out_axes=(None, None),
+      donate_argnums=0,
+      devices=devices,
+    )
 
   return Placement(
     axis_name=DATA_AXIS,
-    make_state=lambda init: init(),
-    put_state=lambda state: jax.tree.map(stack, state),
+    make_state=lambda init: _make_state(init, _replicated(mesh)),
     put_batch=lambda batch: jax.tree.map(split, batch),
-    compile_step=lambda step: jax.pmap(
-      step, axis_name=DATA_AXIS, donate_argnums=0, devices=devices
-    ),
-    compile_embed=compile_embed,
-    one_copy=lambda tree: jax.tree.map(lambda leaf: leaf[0], tree),
+    compile_step=compile_step,
+    compile_embed=_embed_over(by_rows),
   )
 
 

@@ -91,13 +91,13 @@ def jax_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], flo
   """A function that takes n steps and returns the last loss."""
   del config
   step = run.placement.compile_step(run.train_step)
-  state = run.placement.put_state(run.init_state())
+  state = run.init_state()
 
   def take(count: int) -> float:
     nonlocal state
     for _ in range(count):
       state, metrics = step(state, run.placement.put_batch(next(batches)))
-    return float(run.placement.one_copy(metrics)["loss"])
+    return float(metrics["loss"])
 
   return take
 

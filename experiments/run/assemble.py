@@ -1,7 +1,6 @@
 """From a config to the parts of a run; to its loss, in `objective.py`."""
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +60,8 @@ def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
 def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
   """A fresh state with its backbone from the config's file of weights, if any.
 
+  The state returned has the layout of the one given.
+
   Raises:
     ValueError, OSError: naming what of the file is missing or does not fit.
   """
@@ -73,7 +74,8 @@ def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
   except ValueError as error:
     raise ValueError(f"weights={config.weights}: {error}") from error
   params = {**state.params, "model": filled.pop("params")}
-  return state.replace(params=params, model_state=filled)
+  loaded = state.replace(params=params, model_state=filled)
+  return jax.device_put(loaded, jax.tree.map(lambda leaf: leaf.sharding, state))
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -206,20 +208,15 @@ def make_run(config: Config, data: Data) -> Run:
   )
 
 
-def steps(
-  run: Run, config: Config, data: Data
-) -> Iterator[tuple[int, step.Batch, step.TrainState, dict[str, jax.Array]]]:
-  """A run from its start, without a log or checkpoints: what is left by each step.
-
-  Yields:
-    (number of the step, its batch, state as placed, metrics as placed).
-  """
-  state = run.placement.put_state(run.init_state())
-  compiled = run.placement.compile_step(run.train_step)
-  batches = itertools.islice(train_batches(config, data.train), config.steps)
-  for number, batch in enumerate(batches, start=1):
-    state, metrics = compiled(state, run.placement.put_batch(batch))
-    yield number, batch, state, metrics
+def steps(run: Run, config: Config, data: Data) -> Iterator[loop.Step]:
+  """The steps of a run from its start, without a log or checkpoints."""
+  return loop.steps(
+    run.init_state(),
+    run.train_step,
+    train_batches(config, data.train),
+    placement=run.placement,
+    num_steps=config.steps,
+  )
 
 
 def restore(rundir: Path) -> step.TrainState:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ccl_jax.training import loop
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments import compare
+from experiments import compare, train
 from experiments.comparison import charts, tables
 from experiments.run import command_line, datasets
 from experiments.run.command_line import InputError
@@ -285,6 +286,24 @@ def test_that_a_run_diverges_is_its_result(tiny, trial):
   assert 0 < result["diverged_at"] <= 6
   assert result["metrics"] == {}
   assert tables.value_of(result, "probe unbiased") == 0
+
+
+def test_a_comparison_takes_the_steps_that_training_takes(tiny, tmp_path, monkeypatch):
+  """Both through `loop.steps`, so that the same config has the same losses."""
+  taken, take = [], loop.steps
+
+  def watched(*args, **options):
+    losses = []
+    taken.append(losses)
+    for step in take(*args, **options):
+      losses.append(float(step.metrics["loss"]))
+      yield step
+
+  monkeypatch.setattr(loop, "steps", watched)
+  compare.run(tiny)
+  train.train(dataclasses.replace(tiny, checkpoint_every=100), tmp_path / "run")
+  compared, trained = taken
+  assert len(compared) == tiny.steps and compared == trained
 
 
 def test_a_trial_needs_validation_classes(tiny):

@@ -265,7 +265,7 @@ def after_two_steps():
     }
     rng = np.random.default_rng(0)
     params["model"]["head"]["kernel"] = rng.normal(size=(4, 6)).astype(np.float32)
-    state = TrainState(
+    fresh = TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       model_state={"batch_stats": variables["batch_stats"]},
@@ -275,10 +275,10 @@ def after_two_steps():
     step = make_train_step(
       model, objective, optimizer, key=jax.random.key(0), axis_name=place.axis_name
     )
-    state, step = place.put_state(state), place.compile_step(step)
+    state, step = place.make_state(lambda: fresh), place.compile_step(step)
     for _ in range(2):
       state, metrics = step(state, place.put_batch(batch))
-    return place.one_copy(metrics)["loss"], place.one_copy(state)
+    return metrics["loss"], state
 
   run.expected = run(placement.with_jit(jax.devices()[:1]))
   return run

@@ -50,7 +50,8 @@ def adding_step(state, batch):
 
 def run(folder, *, steps, step=adding_step, evaluate=None, **every):
   every = {"log_every": 2, "eval_every": 5, "checkpoint_every": 4} | every
-  batches, state = Numbers(), start()
+  place = placement.with_jit()
+  batches, state = Numbers(), place.make_state(start)
   with Checkpoints(folder / "checkpoints") as saved:
     if restored := saved.restore(state):
       state = restored[0]
@@ -60,8 +61,8 @@ def run(folder, *, steps, step=adding_step, evaluate=None, **every):
         state,
         step,
         batches,
-        placement=placement.with_jit(),
-        steps=steps,
+        placement=place,
+        num_steps=steps,
         batch_size=8,
         evaluate=evaluate,
         log=log,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ccl_jax import losses, objectives
 from ccl_jax.centers import class_means
@@ -82,23 +83,21 @@ def over_pairs(axis_name):
 def parts(objective_name, axis_name):
   objective = (OBJECTIVES | {"pairs": over_pairs})[objective_name](axis_name)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
-  state = init_state(
-    jax.random.key(0), Net(), objective, optimizer, np.zeros((4, 4, 1), np.uint8)
-  )
+  image = np.zeros((4, 4, 1), np.uint8)
   step = make_train_step(
     Net(), objective, optimizer, key=jax.random.key(1), axis_name=axis_name
   )
-  return state, step
+  return lambda: init_state(jax.random.key(0), Net(), objective, optimizer, image), step
 
 
 def run(objective_name, place, batches):
-  state, step = parts(objective_name, place.axis_name)
-  state, step = place.put_state(state), place.compile_step(step)
+  init, step = parts(objective_name, place.axis_name)
+  state, step = place.make_state(init), place.compile_step(step)
   trace = []
   for batch in batches:
     state, metrics = step(state, place.put_batch(batch))
-    trace.append(place.one_copy(metrics)["loss"])
-  return place.one_copy(state), np.array(trace)
+    trace.append(metrics["loss"])
+  return state, np.array(trace)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +105,8 @@ def unsharded(batches):
   """The step under plain `jit` on one device: what every placement must equal."""
 
   def run_plain(objective_name):
-    state, step = parts(objective_name, None)
-    trace = []
+    init, step = parts(objective_name, None)
+    state, trace = init(), []
     for batch in batches:
       state, metrics = jax.jit(step)(state, batch)
       trace.append(metrics["loss"])
@@ -155,7 +154,8 @@ def test_a_loss_over_pairs_is_the_same_on_eight_devices(way, batches):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_step_moves_every_field_of_the_state(objective, batches):
-  state, step = parts(objective, None)
+  init, step = parts(objective, None)
+  state = init()
   # The first step of a warm-up has rate zero, so two are taken.
   moved = state
   for batch in batches[:2]:
@@ -175,29 +175,61 @@ def test_one_step_moves_every_field_of_the_state(objective, batches):
 @pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
 def test_the_step_is_traced_once(way, objective, batches):
   place = way()
-  state, step = parts(objective, place.axis_name)
+  init, step = parts(objective, place.axis_name)
   traces = []
 
   def counted(state, batch):
     traces.append(1)
     return step(state, batch)
 
-  state, compiled = place.put_state(state), place.compile_step(counted)
+  state, compiled = place.make_state(init), place.compile_step(counted)
   for batch in batches[:5]:
     state, _ = compiled(state, place.put_batch(batch))
   assert len(traces) == 1
 
 
-def test_the_old_state_is_donated(batches):
-  place = placement.with_jit()
-  state, step = parts("bank", None)
-  state = place.put_state(state)
-  place.compile_step(step)(state, place.put_batch(batches[0]))
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+def test_the_state_is_one_copy_and_the_old_state_is_donated(way, objective, batches):
+  """No axis of devices, the same layout after each step, and no second state."""
+  place = way()
+  init, step = parts(objective, place.axis_name)
+  shapes = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(init))
+  state, compiled = place.make_state(init), place.compile_step(step)
+  layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+  for batch in batches[:3]:
+    old = state
+    state, metrics = compiled(old, place.put_batch(batch))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == shapes
+    assert all(value.shape == () for value in metrics.values())
+    for leaf, expected in zip(
+      jax.tree.leaves(state), jax.tree.leaves(layout), strict=True
+    ):
+      assert leaf.sharding.is_equivalent_to(expected, leaf.ndim)
+      assert leaf.is_fully_replicated and len(leaf.sharding.device_set) == 8
+
+
+@pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
+def test_no_step_copies_the_state_through_the_host(way, batches):
+  place = way()
+  init, step = parts("bank", place.axis_name)
+  state, compiled = place.make_state(init), place.compile_step(step)
+  # Only the batch travels: laid out as each placement takes it, before the guard.
+  placed = place.put_batch(batches[0])
+  if way is placement.with_pmap:
+    by_device = NamedSharding(placement.data_mesh(), PartitionSpec("data"))
+    placed = jax.device_put(placed, by_device)
+  state, _ = compiled(state, placed)
+  with jax.transfer_guard("disallow"):
+    for _ in range(2):
+      state, _ = compiled(state, placed)
+  assert int(state.step) == 3
 
 
 def test_embedding_does_not_depend_on_the_rest_of_the_batch(batches):
-  state, _ = parts("bank", None)
+  init, _ = parts("bank", None)
+  state = init()
   embed = make_embed_step(Net())
   images = batches[0]["image"]
   together = embed(state, images)
