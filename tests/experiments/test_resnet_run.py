@@ -83,6 +83,9 @@ def test_weights_are_where_a_run_starts_and_are_not_read_again(
   state = start_of(run_arguments())
   assert state.step == 0
   assert_backbone_is(state.params, weights)
+  # Already on the devices, or each array of the file would be laid out by the step.
+  for leaf in jax.tree.leaves(state):
+    assert len(leaf.sharding.device_set) == 8
   np.testing.assert_array_equal(
     state.model_state["batch_stats"]["backbone"]["bn1"]["var"],
     weights["bn1.running_var"],

@@ -133,6 +133,29 @@ def test_a_finished_run_says_so(finished, capsys):
   assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("parallel", ["jit", "pmap", "class_sharded"])
+def test_a_resumed_state_takes_the_place_of_the_fresh_one(finished, parallel):
+  """On the same devices, and the memory of the fresh state is given back."""
+  folder, _ = finished
+  config = workdir.read_config(folder)
+  other = dataclasses.replace(config, parallel=parallel, class_shards=2)
+  data = datasets.load_data(other)
+  run = assemble.make_run(other, data)
+  batches = assemble.train_batches(other, data.train)
+  fresh = run.init_state()
+  layout = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+  prepared = train.Prepared(data, run, fresh, batches)
+  saved = Checkpoints(
+    folder / "checkpoints", read_only=True, num_classes=data.train.num_classes
+  )
+  with saved:
+    state = train.resume(other, folder, prepared, saved)
+  assert int(state.step) == 60
+  assert jax.tree.map(lambda leaf: leaf.sharding, state) == layout
+  assert len(state.step.sharding.device_set) == 8
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(fresh))
+
+
 def test_evaluate_finds_what_training_reported(finished, capsys):
   workdir, _ = finished
   evaluate.main([f"--workdir={workdir}"])
