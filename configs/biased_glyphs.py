@@ -62,6 +62,7 @@ def get_comparison() -> Comparison:
     projection=(64, 32),
     steps=1000,
     momentum=0.5,
+    sharpness=None,
   )
   return Comparison(
     methods={name: dataclasses.replace(small, **m) for name, m in _METHODS.items()},

@@ -4,9 +4,9 @@
     --results=experiments/results/biased_glyphs
 
 The config file defines `get_comparison() -> Comparison`, and perhaps `get_studies()`,
-further comparisons by name for --study. Each run leaves a JSON file of its config,
-metrics and versions; a run whose file is there is not done again, so the same command
-goes on where it was stopped. Methods with a search space are tuned first, all with the
+further comparisons by name for --study. Each run adds a line of JSON to the file of its
+study; a run that is there is not done again, so the same command goes on where it was
+stopped. Methods with a search space are tuned first, all with the
 same number of random trials, on validation classes; the best trial's settings are then
 trained and tested with each seed.
 
@@ -31,12 +31,13 @@ from typing import Any, NamedTuple
 
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments.comparison import tables
+from experiments.comparison import store, tables
 from experiments.run import command_line
 from experiments.run.command_line import InputError, exit_on_bad_input
 
 Result = Mapping[str, Any]
 CHOSEN_BY = "recall@1"  # on validation classes
+MAIN, SEARCH = "main", "search.jsonl"  # the comparison itself, and its trials
 # What TFDS builds a dataset from.
 DATA_FIELDS = (
   "dataset",
@@ -54,7 +55,7 @@ DATA_FIELDS = (
 class Job(NamedTuple):
   """A run without a result."""
 
-  path: Path
+  study: Path  # the file that its result goes to
   ids: dict[str, Any]  # what the result says of its place
   config: Config
   trial: bool  # scored on validation classes; else on the test ones
@@ -63,10 +64,10 @@ class Job(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("compare", __doc__ or "")
   parser.add_argument("--config", required=True, help="a file with get_comparison")
-  parser.add_argument("--results", required=True, type=Path, help="folder of the JSON")
   parser.add_argument(
-    "--study", help="one of the file's get_studies, in its own folder"
+    "--results", required=True, type=Path, help="folder of the studies"
   )
+  parser.add_argument("--study", help="one of the file's get_studies, in its own file")
   parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
   parser.add_argument("--metric", help="one metric, instead of the comparison's own")
   parser.add_argument("--minus", help="a row to take from the others, seed by seed")
@@ -75,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   with exit_on_bad_input():
     comparison = _load(args.config, args.study)
-    folder = args.results / (args.study or "")
-    search = args.results / "search"
+    study = args.results / f"{args.study or MAIN}.jsonl"
+    search = args.results / SEARCH
   if not args.table_only:
-    train_all(comparison, folder, search, args.seeds)
+    train_all(comparison, study, search, args.seeds)
   with exit_on_bad_input():
-    show(comparison, folder, search, args)
+    show(comparison, study, search, args)
 
 
 def _load(path: str, study: str | None) -> Comparison:
@@ -98,18 +99,18 @@ def _load(path: str, study: str | None) -> Comparison:
   return studies[study]
 
 
-def train_all(comparison: Comparison, folder: Path, search: Path, seeds: int) -> None:
+def train_all(comparison: Comparison, study: Path, search: Path, seeds: int) -> None:
   """Does every missing run that no other process is at, until none is missing."""
   _build_data(comparison, search.parent)
   while True:
     with exit_on_bad_input():
-      jobs, more = find_missing(comparison, folder, search, seeds)
+      jobs, more = find_missing(comparison, study, search, seeds)
     if not jobs and not more:
       return
     for job in jobs:
-      with claim(job.path) as mine:
-        if mine and not job.path.exists():
-          store(job.path, job.ids | run(job.config, trial=job.trial))
+      with claim(job) as mine:
+        if mine and _find(store.read(job.study), job.ids) is None:
+          keep(job, run(job.config, trial=job.trial))
           break  # Its result may allow runs that come before the others.
     else:
       time.sleep(2)  # The rest is being done by others, or waits for what they do.
@@ -135,7 +136,7 @@ def _build_data(comparison: Comparison, results: Path) -> None:
 
 
 def find_missing(
-  comparison: Comparison, folder: Path, search: Path, seeds: int
+  comparison: Comparison, study: Path, search: Path, seeds: int
 ) -> tuple[list[Job], bool]:
   """Runs without a result: trials first, then a seed of every cell before the next.
 
@@ -145,47 +146,52 @@ def find_missing(
   Raises:
     InputError: if a result is there and of another config.
   """
-  trials = []
+  done, trials = store.read(search), []
   for number, method in itertools.product(range(comparison.trials), comparison.spaces):
-    path = _trial_path(search, method, number)
     config = comparison.trial_config(method, number)
-    if _is_missing(path, config):
-      trials.append(Job(path, {"row": method, "trial": number}, config, True))
+    job = Job(search, {"row": method, "trial": number}, config, True)
+    if _is_missing(job, done):
+      trials.append(job)
   waiting = {job.ids["row"] for job in trials}
-  runs, more = [], False
+  tuned = {
+    method: find_tuned(comparison, done, method)
+    for method in comparison.methods
+    if method not in waiting
+  }
+  done, runs, more = store.read(study), [], False
   cells = itertools.product(comparison.columns, comparison.methods)
-  ready = [method for method in comparison.methods if method not in waiting]
-  tuned = {method: find_tuned(comparison, search, method) for method in ready}
   for seed, (column, method) in itertools.product(range(seeds), cells):
     if method not in tuned:
       more = True
       continue
-    path = folder / f"{_slug(f'{method} {column}')}_seed_{seed}.json"
     config = comparison.run_config(method, column, tuned[method], seed)
-    if _is_missing(path, config):
-      runs.append(
-        Job(path, {"row": method, "column": column, "seed": seed}, config, False)
-      )
+    job = Job(study, {"row": method, "column": column, "seed": seed}, config, False)
+    if _is_missing(job, done):
+      runs.append(job)
   return trials + runs, more
 
 
-def find_tuned(comparison: Comparison, search: Path, method: str) -> dict[str, Any]:
+def find_tuned(
+  comparison: Comparison, trials: Sequence[Result], method: str
+) -> dict[str, Any]:
   """The fields of a method's best trial; of equal ones, the first."""
-  if method not in comparison.spaces:
+  own = [
+    trial
+    for trial in sorted(trials, key=lambda trial: trial["trial"])
+    if trial["row"] == method and trial["trial"] < comparison.trials
+  ]
+  if method not in comparison.spaces or not own:
     return {}
-  paths = [_trial_path(search, method, n) for n in range(comparison.trials)]
-  results = [json.loads(path.read_text()) for path in paths if path.exists()]
-  if not results:
-    return {}
-  best = max(results, key=lambda result: tables.value_of(result, CHOSEN_BY))
+  best = max(own, key=lambda result: tables.value_of(result, CHOSEN_BY))
   return {field: best["config"][field] for field in comparison.spaces[method]}
 
 
 @contextlib.contextmanager
-def claim(path: Path) -> Iterator[bool]:
+def claim(job: Job) -> Iterator[bool]:
   """Whether this process may do a run; no other may, until it is done or dead."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  lock = path.with_suffix(".lock")
+  name = _slug(" ".join(map(str, [job.study.stem, *job.ids.values()])))
+  lock = job.study.with_name(f"{name}.lock")
+  lock.parent.mkdir(parents=True, exist_ok=True)
   with lock.open("w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -197,12 +203,10 @@ def claim(path: Path) -> Iterator[bool]:
     lock.unlink(missing_ok=True)
 
 
-def store(path: Path, result: Result) -> None:
-  """Writes a result whole or not at all."""
-  unfinished = path.with_suffix(".tmp")
-  unfinished.write_text(json.dumps(result, allow_nan=False) + "\n")
-  unfinished.replace(path)
-  print(f"{path}: {result['seconds']} s", flush=True)
+def keep(job: Job, result: Result) -> None:
+  """Adds a result to the file of its study."""
+  store.append(job.study, {**job.ids, **result})
+  print(f"{job.study}: {job.ids}, {result['seconds']} s", flush=True)
 
 
 def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
@@ -262,10 +266,12 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
 
 
 def show(
-  comparison: Comparison, folder: Path, search: Path, args: argparse.Namespace
+  comparison: Comparison, study: Path, search: Path, args: argparse.Namespace
 ) -> None:
   """Prints the tables of the stored results, and draws their figures if asked to."""
-  results = tables.read(folder)
+  results = store.read(study)
+  if not results:
+    raise InputError(f"{study} holds no results; run without --table-only first")
   order = tables.Order([*comparison.methods], [*comparison.columns])
   for metric in [args.metric] if args.metric else comparison.metrics:
     print(tables.means(results, metric, order, args.minus), end="\n\n")
@@ -273,30 +279,35 @@ def show(
     if speed := tables.speed(results, CHOSEN_BY, order, comparison.ours):
       print(speed, end="\n\n")
     if comparison.spaces:
-      tuned = {m: find_tuned(comparison, search, m) for m in comparison.methods}
+      trials = store.read(search)
+      tuned = {m: find_tuned(comparison, trials, m) for m in comparison.methods}
       print(tables.settings(tuned))
   if args.figures:
     from experiments.comparison import charts  # matplotlib is slow to import
 
-    name = folder.name
+    name = args.results.name if study.stem == MAIN else study.stem
     for path in charts.draw(results, order, comparison, args.figures, name):
       print(f"wrote {path}")
 
 
-def _trial_path(search: Path, method: str, number: int) -> Path:
-  return search / f"{_slug(method)}_trial_{number}.json"
+def _find(results: Sequence[Result], ids: Mapping[str, Any]) -> Result | None:
+  """The result of a place."""
+  return next((r for r in results if all(r.get(k) == ids[k] for k in ids)), None)
 
 
-def _is_missing(path: Path, config: Config) -> bool:
+def _is_missing(job: Job, results: Sequence[Result]) -> bool:
   """Whether a run has no result; one of another config is an InputError."""
-  if not path.exists():
+  found = _find(results, job.ids)
+  if found is None:
     return True
   # A field that came later had its default before, and where the data lie is no part
   # of what was run.
-  stored = _as_json(Config()) | json.loads(path.read_text())["config"]
-  asked = _as_json(config)
+  stored, asked = _as_json(Config()) | found["config"], _as_json(job.config)
   if differing := sorted(k for k in asked if stored[k] != asked[k] and k != "data_dir"):
-    raise InputError(f"{path} is of another config, in {differing}: remove it")
+    raise InputError(
+      f"{job.study} has a run of another config, in {differing}: remove the line of"
+      f" {job.ids}"
+    )
   return False
 
 

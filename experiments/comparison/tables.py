@@ -1,10 +1,8 @@
 """Stored results of a comparison, as Markdown tables."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.run.command_line import InputError
@@ -19,14 +17,6 @@ class Order(NamedTuple):
 
   rows: Sequence[str]
   columns: Sequence[str]
-
-
-def read(folder: Path) -> list[Result]:
-  """All stored results of a folder."""
-  paths = sorted(folder.glob("*.json"))
-  if not paths:
-    raise InputError(f"{folder} holds no results; run without --table-only first")
-  return [json.loads(path.read_text()) for path in paths]
 
 
 def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], BySeed]:

@@ -18,7 +18,7 @@ from ccl_jax.training import loop
 from configs.base import Config
 from configs.comparison import Comparison
 from experiments import compare, train
-from experiments.comparison import charts, tables
+from experiments.comparison import charts, store, tables
 from experiments.run import command_line, datasets
 from experiments.run.command_line import InputError
 
@@ -35,14 +35,22 @@ COMPARISON = Comparison(
 )
 
 
-def store(job, metrics, curve=()):
-  result = job.ids | {"metrics": metrics, "config": dataclasses.asdict(job.config)}
-  job.path.parent.mkdir(parents=True, exist_ok=True)
-  compare.store(job.path, {**result, "seconds": 1, "curve": list(curve)})
+def keep(job, metrics, curve=()):
+  result = {"metrics": metrics, "config": dataclasses.asdict(job.config), "seconds": 1}
+  compare.keep(job, {**result, "curve": list(curve)})
 
 
-def missing(folder, seeds=2):
-  return compare.find_missing(COMPARISON, folder, folder / "search", seeds)
+def missing(folder, seeds=2, comparison=COMPARISON, study="main"):
+  files = folder / f"{study}.jsonl", folder / compare.SEARCH
+  return compare.find_missing(comparison, *files, seeds)
+
+
+def change(path, number, edit):
+  """Edits a line of a file of results in place; None drops it."""
+  lines = path.read_text().splitlines()
+  row = json.loads(lines[number])
+  lines[number] = None if edit(row) is None else json.dumps(row)
+  path.write_text("".join(f"{line}\n" for line in lines if line is not None))
 
 
 def test_trials_are_drawn_from_the_space_and_stay_as_they_were():
@@ -75,7 +83,7 @@ def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
     ("20 steps", 1),
   ]
   for job, found in zip(jobs[:3], (0.2, 0.6, 0.6), strict=True):
-    store(job, {"recall@1": found})
+    keep(job, {"recall@1": found})
   later, more = missing(tmp_path)
   assert not more
   tuned = [job.config for job in later if job.ids["row"] == "CCL"]
@@ -92,16 +100,20 @@ def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
 
 def test_a_stored_run_is_not_done_again_and_another_config_is_refused(tmp_path):
   jobs, _ = missing(tmp_path)
-  store(jobs[-1], {"recall@1": 0.1})
-  assert jobs[-1].path not in [job.path for job in missing(tmp_path)[0]]
-  stored = json.loads(jobs[-1].path.read_text())
-  del stored["config"]["momentum"]  # as if the field had come later
-  stored["config"]["data_dir"] = "/elsewhere"
-  jobs[-1].path.write_text(json.dumps(stored))
-  assert jobs[-1].path not in [job.path for job in missing(tmp_path)[0]]
-  stored["config"]["scale"] = 99.0
-  jobs[-1].path.write_text(json.dumps(stored))
-  with pytest.raises(InputError, match=r"of another config, in \['scale'\]: remove it"):
+  keep(jobs[-1], {"recall@1": 0.1})
+  assert jobs[-1].ids not in [job.ids for job in missing(tmp_path)[0]]
+
+  def as_if_a_field_had_come_later(head):
+    del head["shared"]["config"]["momentum"]
+    head["shared"]["config"]["data_dir"] = "/elsewhere"
+    return head
+
+  path = tmp_path / "main.jsonl"
+  change(path, 0, as_if_a_field_had_come_later)
+  assert jobs[-1].ids not in [job.ids for job in missing(tmp_path)[0]]
+  change(path, 1, lambda row: row.setdefault("config", {}).update(scale=99.0) or row)
+  says = r"main.jsonl has a run of another config, in \['scale'\]: remove the line of"
+  with pytest.raises(InputError, match=says):
     missing(tmp_path)
 
 
@@ -124,25 +136,24 @@ def done(monkeypatch):
 
 
 def test_two_processes_share_the_runs(tmp_path, monkeypatch, done):
-  path = tmp_path / "run.json"
-  with compare.claim(path) as mine:
-    with compare.claim(path) as theirs:
-      assert mine and not theirs
-  with compare.claim(path) as again:
+  first, second, *_ = missing(tmp_path)[0]
+  with compare.claim(first) as mine:
+    with compare.claim(first) as theirs, compare.claim(second) as other:
+      assert mine and other and not theirs
+  with compare.claim(first) as again:
     assert again
   assert not list(tmp_path.iterdir())
 
   # The other one has begun the first trial, and ends it while this one waits.
-  first, *_ = missing(tmp_path)[0]
 
   def wait(seconds):
     held.__exit__(None, None, None)
-    store(first, {"recall@1": 0.5})
+    keep(first, {"recall@1": 0.5})
 
   monkeypatch.setattr(compare.time, "sleep", wait)
-  held = compare.claim(first.path)
+  held = compare.claim(first)
   assert held.__enter__()
-  compare.train_all(COMPARISON, tmp_path, tmp_path / "search", 2)
+  compare.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 2)
   assert missing(tmp_path) == ([], False)
   assert first.config not in [config for config, _ in done]
   assert sum(trial for _, trial in done) == 2 and len(done) == 2 + 2 * 2 * 2
@@ -153,29 +164,18 @@ def test_a_run_that_another_process_has_ended_since_is_not_done_again(
 ):
   """Between the look for what is missing and the claim."""
   first, *_ = missing(tmp_path)[0]
-  claim = compare.claim
+  claim, ended = compare.claim, []
 
-  def claim_late(path):
-    if path == first.path and not path.exists():
-      store(first, {"recall@1": 0.5})
-    return claim(path)
+  def claim_late(job):
+    if job.ids == first.ids and not ended:
+      ended.append(job)
+      keep(first, {"recall@1": 0.5})
+    return claim(job)
 
   monkeypatch.setattr(compare, "claim", claim_late)
-  compare.train_all(COMPARISON, tmp_path, tmp_path / "search", 1)
+  compare.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 1)
   assert first.config not in [config for config, _ in done]
   assert len(done) == 2 + 2 * 2
-
-
-def test_a_result_is_stored_whole_or_not_at_all(tmp_path, monkeypatch):
-  def fill_the_disk(path, text):
-    with path.open("w") as file:
-      file.write(text[:9])
-    raise OSError("no space left")
-
-  monkeypatch.setattr(Path, "write_text", fill_the_disk)
-  with pytest.raises(OSError, match="no space left"):
-    compare.store(tmp_path / "run.json", {"metrics": {}, "seconds": 1})
-  assert not (tmp_path / "run.json").exists()
 
 
 @pytest.fixture
@@ -224,17 +224,17 @@ def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
     ("center_contrastive", 0),
     ("contex", 1),
   ]
-  paths = sorted((tmp_path / "results").glob("*.json"))
-  assert [path.name for path in paths] == [
-    f"{name}_easy_seed_{seed}.json" for name in ("one", "other") for seed in (0, 1)
-  ]
+  path = tmp_path / "results" / "main.jsonl"
+  assert [path.name for path in path.parent.iterdir()] == ["main.jsonl"]
+  stored = [(row["row"], row["seed"]) for row in store.read(path)]
+  assert sorted(stored) == [("one", 0), ("one", 1), ("other", 0), ("other", 1)]
   # The other is ahead by .1 with each seed.
   compare.main([*argv, "--table-only", "--minus=one"])
   difference = capsys.readouterr().out.splitlines()[-4:-1]
   assert difference[0] == "| recall@1, minus one | easy |"
   assert difference[2] == "| other | 0.100 ± 0.000 |"
   # What is stored is believed, and only what is missing is trained.
-  paths[3].unlink()
+  change(path, 1 + stored.index(("other", 1)), lambda row: None)
   compare.main([*argv, "--table-only"])
   assert capsys.readouterr().out.splitlines()[-2] == "| other | 0.200 (1 of 2) |"
   assert len(runs) == 4
@@ -243,15 +243,12 @@ def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
   assert capsys.readouterr().out.splitlines()[-2] == "| other | 0.350 ± 1.906 |"
   # Other settings under the same name are no second run of the same.
   # A result from before a field of the schema is still one of its default.
-  stored = json.loads(paths[0].read_text())
-  del stored["config"]["rho"]
-  paths[0].write_text(json.dumps(stored))
+  change(path, 0, lambda head: head["shared"]["config"].pop("rho") and head)
   compare.main(argv)
-  stored["config"]["temperature"] = 0.3
-  paths[0].write_text(json.dumps(stored))
+  change(path, 1, lambda row: row.setdefault("config", {}).update(gamma=0.3) or row)
   with pytest.raises(SystemExit):
     compare.main(argv)
-  assert "of another config, in ['temperature']" in capsys.readouterr().err
+  assert "of another config, in ['gamma']" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -442,24 +439,25 @@ def test_speed_is_read_off_the_curves():
 def test_the_stored_runs_are_those_that_the_config_asks_for(name):
   module = command_line.load_module(str(ROOT / "configs" / f"{name}.py"))
   stored = ROOT / "experiments" / "results" / name.removesuffix("_comparison")
-  comparisons = [(module.get_comparison(), stored, 5)]
+  comparisons = [(module.get_comparison(), "main", 5)]
   if hasattr(module, "get_studies"):
     studies = module.get_studies().items()
-    comparisons += [(study, stored / folder, 3) for folder, study in studies]
-  for comparison, folder, seeds in comparisons:
-    found = compare.find_missing(comparison, folder, stored / "search", seeds)
-    assert found == ([], False), folder
+    comparisons += [(comparison, name, 3) for name, comparison in studies]
+  for comparison, study, seeds in comparisons:
+    assert missing(stored, seeds, comparison, study) == ([], False), study
 
 
 def test_a_dead_process_claims_nothing(tmp_path):
-  path = tmp_path / "run.json"
+  job = compare.Job(tmp_path / "main.jsonl", {"row": "CCL", "seed": 3}, Config(), False)
   code = (
     "import os, pathlib, sys; from experiments import compare;"
-    "compare.claim(pathlib.Path(sys.argv[1])).__enter__(); os._exit(1)"
+    "study, ids = pathlib.Path(sys.argv[1]), {'row': 'CCL', 'seed': 3};"
+    "job = compare.Job(study, ids, None, False);"
+    "compare.claim(job).__enter__(); os._exit(1)"
   )
-  subprocess.run([sys.executable, "-c", code, path], cwd=ROOT)
-  assert path.with_suffix(".lock").exists()
-  with compare.claim(path) as mine:
+  subprocess.run([sys.executable, "-c", code, job.study], cwd=ROOT)
+  assert [path.name for path in tmp_path.iterdir()] == ["main_ccl_3.lock"]
+  with compare.claim(job) as mine:
     assert mine
 
 
@@ -474,17 +472,15 @@ def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
     ("ours", ours, {}),
     ("budgets", COMPARISON, {}),
   ):
-    for job in (
-      missing_of := compare.find_missing(study, tmp_path / name, tmp_path, 2)
-    )[0]:
+    jobs, more_to_come = missing(tmp_path, 2, study, name)
+    for job in jobs:
       if job.trial:
-        store(job, {"recall@1": 0.5})
-    assert missing_of[1]
-    for job in compare.find_missing(study, tmp_path / name, tmp_path, 2)[0]:
+        keep(job, {"recall@1": 0.5})
+    assert more_to_come
+    for job in missing(tmp_path, 2, study, name)[0]:
       curve = [{"step": s, "recall@1": s / 20} for s in (5, job.config.steps)]
-      store(job, {"recall@1": job.config.scale / 100, **more}, curve)
-    for path in tmp_path.glob("*.json"):
-      path.unlink()  # the trials, of this study
+      keep(job, {"recall@1": job.config.scale / 100, **more}, curve)
+    (tmp_path / compare.SEARCH).unlink()  # the trials, of this study
     monkeypatch.setattr(compare, "_load", lambda *_, study=study: study)
     compare.main(
       [
