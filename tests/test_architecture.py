@@ -27,6 +27,7 @@ ROWS = [
   {"models.glyph_net", "models.projection", "models.resnet"},
   {"models.import_torch"},
   {"models"},
+  {"data.draws"},
   {"data.views", "data.examples"},
   {"data.corrupt", "data.pipeline"},
   {"data"},

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageOps
 
+from ccl_jax.data.draws import Draws
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -137,7 +139,7 @@ class Examples:
     self,
     rows: np.ndarray,
     crop: Crop | None = None,
-    rng: np.random.Generator | None = None,
+    rng: Draws | None = None,
   ) -> dict[str, np.ndarray]:
     """The examples of some rows i64[B]: {"image": u8[B,H,W,C], "label": i32[B]}.
 

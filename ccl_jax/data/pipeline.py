@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from ccl_jax.data.draws import RowDraws
 from ccl_jax.data.examples import Crop, Decoded, Examples
 from ccl_jax.data.views import View
 
@@ -197,7 +197,7 @@ class _LoadCropped(_Load):
   def __call__(self, step: int, rng: np.random.Generator) -> Batch:
     order = self.order(step)[self.rows].repeat(self.num_views)
     seen = _of_views(self.rows, self.num_views)
-    part = _RowsOf(rng, seen, self.batch_size * self.num_views)
+    part = RowDraws(rng, seen, self.batch_size * self.num_views)
     batch = self.examples.take(order, self.crop, part)
     return batch | {"example": order.astype(np.int32)}
 
@@ -216,7 +216,7 @@ class _View:
   rows: slice
 
   def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-    part = _RowsOf(rng, self.rows, self.batch_size)
+    part = RowDraws(rng, self.rows, self.batch_size)
     return batch | {"image": self.view(batch["image"], part)}
 
 
@@ -324,27 +324,6 @@ def _round(key: tuple[int, ...], total: int, size: int, number: int) -> np.ndarr
   early = np.ones(total, bool)
   early[last] = False
   return np.concatenate([order[early[order]], last, twice])
-
-
-class _RowsOf(np.random.Generator):
-  """A generator that draws for a whole batch, and hands out one process's rows."""
-
-  def __init__(self, rng: np.random.Generator, rows: slice, total: int):
-    super().__init__(rng.bit_generator)
-    self._rows, self._total = rows, total
-
-  def __getattribute__(self, name: str) -> Any:
-    value: Any = super().__getattribute__(name)
-    if name.startswith("_") or not callable(value):
-      return value
-
-    # A draw without a row for each image would differ between processes: size is
-    # required, by name.
-    def draw(*args: Any, size: tuple[int, ...], **kwargs: Any) -> np.ndarray:
-      drawn = value(*args, size=(self._total, *size[1:]), **kwargs)
-      return np.asarray(drawn)[self._rows]
-
-    return draw
 
 
 def _check_labels(examples: Examples) -> None:

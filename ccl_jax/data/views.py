@@ -2,7 +2,7 @@
 
 A view maps (images u8[B,H,W,C], rng) to images of the same shape. It draws with
 `size=(B, ...)`, given by name and a row per image: a process that holds a part of a
-batch then draws the rows of that part (see `pipeline`).
+batch then draws the rows of that part (see `draws`).
 
 `random_resized_crop` is none of them: it cuts one photograph, of any size, while it is
 decoded, and so makes the batch that views change.
@@ -14,13 +14,15 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance
 
-View = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+from ccl_jax.data.draws import Draws
+
+View = Callable[[np.ndarray, Draws], np.ndarray]
 
 
 def chain(*views: View) -> View:
   """The view that applies several, first to last."""
 
-  def view(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  def view(images: np.ndarray, rng: Draws) -> np.ndarray:
     for one in views:
       images = one(images, rng)
     return images
@@ -30,7 +32,7 @@ def chain(*views: View) -> View:
 
 def warp(
   images: np.ndarray,
-  rng: np.random.Generator,
+  rng: Draws,
   *,
   rotation: float = 0.1,
   log_scale: float = 0.075,
@@ -60,9 +62,7 @@ def warp(
   return affine(images, matrices)
 
 
-def contrast(
-  images: np.ndarray, rng: np.random.Generator, *, strength: float = 0.3
-) -> np.ndarray:
+def contrast(images: np.ndarray, rng: Draws, *, strength: float = 0.3) -> np.ndarray:
   """Multiplies every u8[H,W,C] by its own factor in 1 +- strength, and clips."""
   factors = rng.uniform(1 - strength, 1 + strength, size=(len(images), 1, 1, 1))
   # 24.8 fixed point: integers are several times as fast as a detour through floats.
@@ -70,9 +70,7 @@ def contrast(
   return np.minimum(scaled, 255).astype(np.uint8)
 
 
-def noise(
-  images: np.ndarray, rng: np.random.Generator, *, sigma: float = 0.05
-) -> np.ndarray:
+def noise(images: np.ndarray, rng: Draws, *, sigma: float = 0.05) -> np.ndarray:
   """Adds Gaussian noise of a standard deviation in parts of the full range."""
   normal = rng.standard_normal(size=images.shape, dtype=np.float32)
   normal *= np.float32(255 * sigma)
@@ -81,14 +79,14 @@ def noise(
   return np.clip(normal, 0, 255, out=normal).astype(np.uint8)
 
 
-def flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def flip(images: np.ndarray, rng: Draws) -> np.ndarray:
   """Mirrors each u8[H,W,C] left to right, with probability one half."""
   mirrored = rng.random(size=(len(images), 1, 1, 1)) < 0.5
   return np.where(mirrored, images[:, :, ::-1], images)
 
 
 def crop_and_flip(
-  images: np.ndarray, rng: np.random.Generator, *, smallest: float = 0.2
+  images: np.ndarray, rng: Draws, *, smallest: float = 0.2
 ) -> np.ndarray:
   """Cuts a random part out of each photo, resizes it to the whole, and may mirror it.
 
@@ -115,7 +113,7 @@ def crop_and_flip(
 
 def color_jitter(
   images: np.ndarray,
-  rng: np.random.Generator,
+  rng: Draws,
   *,
   brightness: float = 0.4,
   contrast: float = 0.4,
@@ -172,9 +170,7 @@ _COLOR_CHANGES = (
 )
 
 
-def grey(
-  images: np.ndarray, rng: np.random.Generator, *, probability: float = 0.2
-) -> np.ndarray:
+def grey(images: np.ndarray, rng: Draws, *, probability: float = 0.2) -> np.ndarray:
   """Takes the colours out of some u8[B,H,W,C], by the luma of ITU-R BT.601."""
   chosen = rng.random(size=(len(images),)) < probability
   if images.shape[-1] == 1:

@@ -23,7 +23,10 @@ from ccl_jax.training.step import Batch, TrainState, TrainStep
 
 @runtime_checkable
 class BatchIterator(Protocol):
-  """Batches of this process's rows, whose position can be saved, as Grain's are."""
+  """Iterates over batches of this process's rows; its position can be saved.
+
+  The iterators of Grain are of this kind.
+  """
 
   def __next__(self) -> Batch: ...
   def get_state(self) -> Any: ...
@@ -43,7 +46,7 @@ class Stopped(RuntimeError):
 
 
 class _StopRequest:
-  """Turns the first Ctrl-C or SIGTERM into a wish; a second one stops at once."""
+  """Remembers the first Ctrl-C or SIGTERM; the second signal stops at once."""
 
   def __init__(self):
     self.signal_number: int | None = None
@@ -55,12 +58,12 @@ class _StopRequest:
     print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
   def reached(self, step: int) -> int | None:
-    """The signal to stop for, after a step; the same for all processes."""
+    """The signal that asks to stop after this step, the same in all processes."""
     if jax.process_count() == 1:
       return self.signal_number
-    # They must agree on a step, whoever got the signal, and when.
-    told = multihost_utils.reached_preemption_sync_point(step)
-    return signal.SIGTERM if told else None
+    # All processes must stop at one step, whichever of them got the signal, and when.
+    stopping = multihost_utils.reached_preemption_sync_point(step)
+    return signal.SIGTERM if stopping else None
 
 
 @contextlib.contextmanager
@@ -152,8 +155,9 @@ def fit(
   Raises:
     NonFiniteLoss: naming the first step whose loss is not finite. Nothing is saved from
       then on, so the newest checkpoint is a good one.
-    Stopped: after Ctrl-C or SIGTERM, once the state is saved. Of several processes, a
-      SIGTERM to any one stops all of them at one step; Ctrl-C ends them as it is.
+    Stopped: after Ctrl-C or SIGTERM, once the state is saved. With several processes, a
+      SIGTERM to any process stops all of them at the same step, while Ctrl-C ends them
+      without saving.
   """
   first = int(state.step)
   pending: list[tuple[int, Any]] = []

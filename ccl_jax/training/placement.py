@@ -2,8 +2,9 @@
 
 The step is the same function everywhere; a `Placement` only says how to lay arrays out
 on devices. `jit` computes on the global batch, split over a mesh by the compiler;
-`pmap` runs one program a device, which names its axis and sums over it; the
-class-sharded way is `jit` with the class vectors split over the devices too.
+`pmap` runs the same program on each device, which names its axis and sums over it; the
+class-sharded placement is `jit` with the class vectors split over the devices too. Each
+placement keeps a single tree of the state, without an axis of devices.
 """
 
 from collections.abc import Callable, Sequence
