@@ -2,7 +2,7 @@
 
 Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458;
 the benchmark, the network and all settings are this project's own.
-Expected: the tables of experiments/README.md.
+Expected: the tables of experiments/results/glyphs/README.md.
 Wall time: about 20 s for 1,000 steps of a run on one core of two; 270 runs in all.
 Command: python -m experiments.compare --config=configs/glyphs_comparison.py \
   --results=experiments/results/glyphs

@@ -1,6 +1,6 @@
 """How centers age, drift, crowd and gain accuracy, by the rule that moves them.
 
-  python -m experiments.center_study --out=experiments/results/center_study.json
+  python -m experiments.center_study --out=experiments/results/glyphs/center_study.json
 
 Trains the comparison's network with CCL under each rule, and looks at the centers at a
 few steps: the length of their mean (0 if they spread evenly, 1 if they all agree), the

@@ -3,7 +3,11 @@
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT.joinpath("README.md").read_text()
+PAGES = [ROOT / "README.md", *ROOT.glob("experiments/**/README.md")]
 
 
 def test_the_example_prints_what_its_comments_say(capsys):
@@ -13,3 +17,21 @@ def test_the_example_prints_what_its_comments_say(capsys):
   said = re.findall(r"print\(.*\)  # (.*)", code)
   assert len(said) == 2
   assert printed == said
+
+
+def anchors(page):
+  """The headings of a page as the addresses that GitHub gives them."""
+  headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+  links = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+  for link in links:
+    if link.startswith("http"):
+      continue
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    assert target.exists(), link
+    assert not anchor or anchor in anchors(target), link
