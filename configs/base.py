@@ -96,14 +96,14 @@ class Config:
   projection: tuple[int, ...] = ()  # dense layers that only the loss sees, if any
   weights: str | None = None  # resnet: .safetensors or .pth file to start from
   pooling: Literal["average", "max", "sum"] = "average"  # resnet: over positions
-  layer_norm: bool = False  # resnet: normalise pooled features before the embedding
+  layer_norm: bool = False  # resnet: normalize pooled features before the embedding
   frozen_batch_norm: bool = False  # resnet: keep the running statistics in training
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
   compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
   # Loss. Which numbers a loss reads: the table in experiments/run/objective.py; what
   # they are, and the published ones: its docstring in ccl_jax.losses.
-  loss: LossName = "center_contrastive"  # what is minimised
+  loss: LossName = "center_contrastive"  # what is minimized
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
   scale: float = 16.0  # s; normalized_softmax: 1 / temperature
   margin: float = 0.2  # m: a cosine, arcface an angle, triplet a squared distance

@@ -1,4 +1,4 @@
-"""Glyphs: recognise characters never seen in training, across typefaces.
+"""Glyphs: recognize characters never seen in training, across typefaces.
 
 Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458;
 the benchmark and all settings are this project's own, tuned on validation classes.

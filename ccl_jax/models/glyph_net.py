@@ -1,7 +1,7 @@
 """A small network for pictures of glyphs that trains within minutes on a CPU.
 
 XLA multiplies matrices well on a CPU, and slows down where large activations are only
-moved about: padding, normalisation, a strided convolution's gradients. So the first
+moved about: padding, normalization, a strided convolution's gradients. So the first
 layers are matrix products over windows that a reshape gives for free, and convolution
 waits until few positions are left. `experiments.benchmarks.step` compares the result
 with PyTorch.
@@ -18,7 +18,7 @@ class GlyphNet(nn.Module):
   The stem reads windows of 8 x 8 pixels, one every 4 (32 x 32 pixels -> 8 x 8
   positions); the next layer joins 2 x 2 of them; `depth` residual convolutions work at
   4 x 4, and the head reads all positions at once, since where a stroke lies tells
-  characters apart. Nothing is normalised: over a batch, an embedding would hang on its
+  characters apart. Nothing is normalized: over a batch, an embedding would hang on its
   neighbours; over a layer, it cost time on a CPU, and its accuracy was not compared.
 
   Attributes:
@@ -35,7 +35,7 @@ class GlyphNet(nn.Module):
   def __call__(
     self, images: Num[Array, "B H W C"], *, train: bool = False
   ) -> Float[Array, "B D"]:
-    """Returns embeddings f32[B,D], not normalised, of images u8[B,H,W,C].
+    """Returns embeddings f32[B,D], not normalized, of images u8[B,H,W,C].
 
     `train` changes nothing here; it is there because other models need it.
 

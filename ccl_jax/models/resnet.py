@@ -36,15 +36,15 @@ class ResNet(nn.Module):
       output is four times as wide, in place of two of 3 x 3.
     width: channels of the first stage; each stage doubles them.
     pooling: "average", "max", or "sum" of both.
-    layer_norm: normalise pooled features over their channels, without gain and bias,
+    layer_norm: normalize pooled features over their channels, without gain and bias,
       before the dense layer.
-    frozen_batch_norm: normalise with the running statistics in training too, and leave
+    frozen_batch_norm: normalize with the running statistics in training too, and leave
       them as they are; gains and biases are trained in any case.
     small_images: a 3 x 3 stem without stride and max pooling, for sides of 32 or so;
       the public weights do not fit it.
     dtype: of the computation of the backbone; parameters, statistics, pooling and the
       head are float32.
-    axis_name: the mapped axis under `pmap`, over which a training batch is normalised.
+    axis_name: the mapped axis under `pmap`, over which a training batch is normalized.
   """
 
   dim: int = 512
@@ -62,10 +62,10 @@ class ResNet(nn.Module):
   def __call__(
     self, images: Num[Array, "B H W C"], *, train: bool = False
   ) -> Float[Array, "B D"]:
-    """Returns embeddings f32[B,D], not normalised, of images u8[B,H,W,C].
+    """Returns embeddings f32[B,D], not normalized, of images u8[B,H,W,C].
 
     Grey images (C = 1) are read as three equal channels. With `train`, the batch
-    statistics normalise, and the running ones in `batch_stats` move a tenth of the way
+    statistics normalize, and the running ones in `batch_stats` move a tenth of the way
     to them, unless they are frozen.
 
     Raises:

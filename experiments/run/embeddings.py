@@ -1,6 +1,6 @@
 """Embeddings on disk: a folder of .npy files, to search or to study elsewhere.
 
-`embeddings.npy` f32[N, D], not normalised; `labels.npy` i32[N]; `ids.npy`, N strings, a
+`embeddings.npy` f32[N, D], not normalized; `labels.npy` i32[N]; `ids.npy`, N strings, a
 picture's path or its number; `classes.txt`, the name of label i on line i + 1; and
 `about.json`, whose they are.
 """

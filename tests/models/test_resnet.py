@@ -285,7 +285,7 @@ def after_two_steps():
 
 
 @pytest.mark.parametrize("way", [placement.with_jit, placement.with_pmap])
-def test_a_step_normalises_the_global_batch_on_any_devices(way, after_two_steps):
+def test_a_step_normalizes_the_global_batch_on_any_devices(way, after_two_steps):
   loss, state = after_two_steps(way())
   expected_loss, expected = after_two_steps.expected
   np.testing.assert_allclose(loss, expected_loss, rtol=1e-4)

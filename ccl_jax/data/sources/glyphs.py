@@ -1,4 +1,4 @@
-"""Glyphs: recognise characters never seen in training, across typefaces.
+"""Glyphs: recognize characters never seen in training, across typefaces.
 
 The embedded benchmark, drawn from fonts in seconds, with nothing to download. A class
 is a character as several faces draw it; half of the classes train, half test.
