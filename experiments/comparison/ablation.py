@@ -16,50 +16,57 @@ METRICS = ("recall@1", "map@r")
 ROW = "validation classes"
 
 
-class Ablation:
-  """Results of a config with one field at several values, on validation classes.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Ablated:
+  """The runs of an ablation; a notebook shows them as tables, `figure` draws them."""
 
-  Shown by a notebook as a table; `figure` draws them.
-  """
-
-  def __init__(self, config: Config, field: str, values: Sequence[Any]):
-    """Trains a run for each value, without leaving a file.
-
-    Raises:
-      ValueError: a field that no config has, fewer than two values, or one that no run
-        can use.
-    """
-    if len(set(values)) < 2:
-      raise ValueError(f"values are {values}: give two or more that differ")
-    if field not in {known.name for known in dataclasses.fields(Config)}:
-      raise ValueError(f"{field!r} is no field of a config: see configs/base.py")
-    self._comparison = Comparison(
-      methods={ROW: config},
-      columns={f"{field} {value}": {field: value} for value in values},
-      metrics=METRICS,
-      ours=(ROW,),
-    )
-    self._order = tables.Order([ROW], [*self._comparison.columns])
-    runs = {
-      column: dataclasses.replace(config, **fields)
-      for column, fields in self._comparison.columns.items()
-    }
-    self.results = [
-      {
-        "row": ROW,
-        "column": column,
-        "seed": config.seed,
-        **compare.run(run, trial=True),
-      }
-      for column, run in tqdm(runs.items(), "runs")
-    ]
+  comparison: Comparison  # one row, a column a value
+  results: Sequence[tables.Result]
 
   def _repr_markdown_(self) -> str:
-    shown = (tables.means(self.results, metric, self._order) for metric in METRICS)
+    order = self._order()
+    shown = (tables.means(self.results, metric, order) for metric in METRICS)
     return "\n\n".join(shown)
 
   def figure(self) -> Figure:
     """Recall@1 against the values."""
-    return charts.over_values(
-      self.results, self._order, self._comparison, "Recall@1 of validation classes"
-    )
+    title = "Recall@1 of validation classes"
+    return charts.over_values(self.results, self._order(), self.comparison, title)
+
+  def _order(self) -> tables.Order:
+    return tables.Order([ROW], [*self.comparison.columns])
+
+
+def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
+  """Trains a run for each value of a field, and scores it on validation classes.
+
+  It leaves no file.
+
+  Args:
+    config: of each run, but for the field.
+    field: the name of a field of the config.
+    values: two or more that differ.
+
+  Raises:
+    ValueError: a field that no config has, fewer than two values, or one that no run
+      can use.
+  """
+  if len(set(values)) < 2:
+    raise ValueError(f"values are {values}: give two or more that differ")
+  if field not in {known.name for known in dataclasses.fields(Config)}:
+    raise ValueError(f"{field!r} is no field of a config: see configs/base.py")
+  comparison = Comparison(
+    methods={ROW: config},
+    columns={f"{field} {value}": {field: value} for value in values},
+    metrics=METRICS,
+    ours=(ROW,),
+  )
+  runs = {
+    column: dataclasses.replace(config, **fields)
+    for column, fields in comparison.columns.items()
+  }
+  results = [
+    {"row": ROW, "column": column, "seed": config.seed, **compare.run(run, trial=True)}
+    for column, run in tqdm(runs.items(), "runs")
+  ]
+  return Ablated(comparison, results)
