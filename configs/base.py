@@ -101,14 +101,15 @@ class Config:
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
   compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
-  # Loss. Which numbers a loss reads: the table in experiments/run/objective.py; what
-  # they are, and the published ones: its docstring in ccl_jax.losses.
+  # Loss. Its numbers are None where they are the loss's own: the defaults, published
+  # where they are, of the function in ccl_jax.losses, which also says what they mean. A
+  # loss reads those that its signature names.
   loss: LossName = "center_contrastive"  # what is minimized
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
-  scale: float = 16.0  # s; normalized_softmax: 1 / temperature
-  margin: float = 0.2  # m: a cosine, arcface an angle, triplet a squared distance
-  center_weight: float = 2.0  # lambda of the pull to the own center
-  temperature: float = 0.1  # tau of nt_xent, supcon and contex, T of proxy_nca
+  scale: float | None = None  # s; normalized_softmax: 1 / temperature
+  margin: float | None = None  # m: a cosine; arcface: an angle; triplet: a distance
+  center_weight: float | None = None  # lambda of the pull to the own center
+  temperature: float | None = None  # tau of nt_xent, supcon, contex; T of proxy_nca
   momentum: float = 0.9  # mu of the bank; of no effect on trained centers
   first_visit: Literal["replace", "mix"] = "replace"  # of a class's random center
   sharpness: float | None = 8.0  # tau of the bank's repulsion; none: class means
@@ -116,13 +117,13 @@ class Config:
   memory_warmup_steps: int = 0  # first steps, in which that memory only fills
   sample_rate: float = 1.0  # part of the other classes that a step contrasts with
   centers_per_class: int = 10  # C of soft_triple
-  gamma: float = 0.1  # soft_triple: temperature of the choice among a class's centers
-  regularizer: float = 0.2  # soft_triple: weight of drawing a class's centers together
-  alpha: float = 2.0  # multi_similarity: sharpness of the positives
-  beta: float = 50.0  # multi_similarity: sharpness of the negatives
-  base: float = 0.5  # multi_similarity: cosine that parts positives from negatives
-  epsilon: float | None = 0.1  # multi_similarity: slack of its miner; None: all pairs
-  mining: Literal["batch_hard", "semi_hard"] = "batch_hard"  # of triplet
+  gamma: float | None = None  # soft_triple: temperature among a class's centers
+  regularizer: float | None = None  # soft_triple: draws a class's centers together
+  alpha: float | None = None  # multi_similarity: sharpness of the positives
+  beta: float | None = None  # multi_similarity: sharpness of the negatives
+  base: float | None = None  # multi_similarity: cosine between the two kinds
+  epsilon: float | None = None  # multi_similarity: slack of its miner; inf: all pairs
+  mining: Literal["batch_hard", "semi_hard"] | None = None  # of triplet
 
   # Optimizer: by default AdamW for the model, Adam for what the loss trains.
   optimizer: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
@@ -161,8 +162,9 @@ class Config:
       "centers_learning_rate",
       "smallest_crop",
     ):
-      if not 0 < getattr(self, name) < math.inf:
-        raise ValueError(f"{name}={getattr(self, name)}: expected a number above 0")
+      value = getattr(self, name)
+      if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{name}={value}: expected a number above 0")
     for name in (
       "momentum",
       "validation_fraction",
@@ -188,8 +190,9 @@ class Config:
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
     for name in _FINITE:
-      if not math.isfinite(getattr(self, name)):
-        raise ValueError(f"{name}={getattr(self, name)}: expected a finite number")
+      value = getattr(self, name)
+      if value is not None and not math.isfinite(value):
+        raise ValueError(f"{name}={value}: expected a finite number")
     if self.sharpness is not None and not 0 <= self.sharpness < math.inf:
       raise ValueError(
         f"sharpness={self.sharpness}: expected 0 or more, or none for class means"

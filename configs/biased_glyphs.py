@@ -13,7 +13,7 @@ The table over losses and rho: python -m experiments.compare \
 import dataclasses
 
 from configs.base import Config
-from configs.comparison import Comparison
+from configs.comparison import AS_STORED, Comparison
 
 # Of the published views only the grey one: a digit that is mirrored or cut out of its
 # picture is another digit, and a jittered hue would blur the colours that are the bias.
@@ -61,8 +61,7 @@ def get_comparison() -> Comparison:
     dim=64,
     projection=(64, 32),
     steps=1000,
-    momentum=0.5,
-    sharpness=None,
+    **AS_STORED,
   )
   return Comparison(
     methods={name: dataclasses.replace(small, **m) for name, m in _METHODS.items()},

@@ -9,6 +9,22 @@ import numpy as np
 
 from configs.base import Config
 
+# What the stored runs name as numbers of every loss, whether it reads them or not.
+AS_STORED = {
+  "scale": 16.0,
+  "margin": 0.2,
+  "center_weight": 2.0,
+  "temperature": 0.1,
+  "gamma": 0.1,
+  "regularizer": 0.2,
+  "alpha": 2.0,
+  "beta": 50.0,
+  "base": 0.5,
+  "epsilon": 0.1,
+  "mining": "batch_hard",
+  "momentum": 0.5,
+  "sharpness": None,  # class means
+}
 Fields = Mapping[str, Any]  # config fields, by name
 Space = Mapping[str, Sequence[Any]]  # the values that a search draws a field from
 

@@ -12,7 +12,7 @@ import dataclasses
 from typing import Any
 
 from configs.base import Config
-from configs.comparison import Comparison
+from configs.comparison import AS_STORED, Comparison
 
 # Half of the time of the main job's network; else everything is as there.
 BASE = Config(
@@ -22,8 +22,7 @@ BASE = Config(
   steps=1000,
   eval_every=250,
   learning_rate=4e-3,
-  momentum=0.5,
-  sharpness=None,  # class means, but where a row says otherwise
+  **AS_STORED,  # but where a row says otherwise
 )
 # Trial 0 of each method has its published settings (the defaults in ccl_jax.losses),
 # but for the rates, CCL (none are public), SoftTriple's 10 centers and the margin of

@@ -13,6 +13,7 @@ The arrays held are B x (B + M), with M the rows of the memory, never with a thi
 dimension.
 """
 
+import math
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -88,7 +89,7 @@ def multi_similarity(
   alpha: float = 2.0,
   beta: float = 50.0,
   base: float = 0.5,
-  epsilon: float | None = 0.1,
+  epsilon: float = 0.1,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
 ) -> Float[Array, " B"]:
@@ -113,7 +114,7 @@ def multi_similarity(
     alpha: sharpness of the positives.
     beta: sharpness of the negatives.
     base: lambda, the cosine that parts positives from negatives.
-    epsilon: slack of the miner, in units of cosine; None: all pairs.
+    epsilon: slack of the miner, in units of cosine; infinity keeps all pairs.
     memory: as in `supcon`.
     memory_labels: as in `supcon`.
 
@@ -136,7 +137,7 @@ def multi_similarity(
   """
   pairs = pairs_of(embeddings, labels, memory, memory_labels)
   cosines, positives, negatives = pairs.cosines, pairs.positives, pairs.negatives
-  if epsilon is not None:
+  if epsilon < math.inf:
     farthest = jnp.min(cosines, axis=1, where=positives, initial=jnp.inf)
     nearest = jnp.max(cosines, axis=1, where=negatives, initial=-jnp.inf)
     positives &= cosines - epsilon < nearest[:, None]

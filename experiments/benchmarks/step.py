@@ -72,7 +72,9 @@ class Contestant:
 
 def serve(name: str, pipe) -> None:
   """Takes as many steps as it is asked for, until the other end of the pipe closes."""
-  config = command_line.load_config(str(CONFIG), {})
+  # The loss's own numbers, by name, since PyTorch's side reads them too.
+  numbers = {"scale": "16.0", "margin": "0.2", "center_weight": "2.0"}
+  config = command_line.load_config(str(CONFIG), numbers)
   data = datasets.load_data(config)
   run = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)

@@ -67,8 +67,9 @@ def fields_help() -> str:
   rows = []
   for field in dataclasses.fields(Config):
     row = f"  {f'{PREFIX}{field.name}={field.default}':<40} {comments[field.name]}"
-    if typing.get_origin(hints[field.name]) is typing.Literal:
-      row += f" ({_describe(hints[field.name])})"
+    hint = hints[field.name]
+    if typing.Literal in map(typing.get_origin, (hint, *typing.get_args(hint))):
+      row += f" ({_describe(hint)})"
     rows.append(row)
   return "config fields, with the defaults of configs/base.py:\n" + "\n".join(rows)
 
@@ -133,12 +134,17 @@ def _nearest(name: str, known: typing.Iterable[str]) -> str:
   return f"; did you mean {close[0]}?" if close else ""
 
 
+def _is_union(hint: Any) -> bool:
+  # `Literal[...] | None` is typing's own union before Python 3.14.
+  return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
 def _describe(hint: Any) -> str:
   if typing.get_origin(hint) is typing.Literal:
     return " or ".join(map(str, typing.get_args(hint)))
   if typing.get_origin(hint) is tuple:
     return "integers with commas between"
-  if isinstance(hint, types.UnionType):
+  if _is_union(hint):
     return " or ".join(_describe(part) for part in typing.get_args(hint))
   if hint is bool:
     return "true or false"
@@ -154,7 +160,7 @@ def _parse_value(name: str, text: str, hint: Any) -> Any:
 
 
 def _read(text: str, hint: Any) -> Any:
-  if isinstance(hint, types.UnionType):
+  if _is_union(hint):
     if text.lower() == "none":
       return None
     (hint,) = (part for part in typing.get_args(hint) if part is not type(None))

@@ -95,13 +95,12 @@ def _over_classes(
 
 
 def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., Any]:
-  """The loss with those of its settings that the config has a field for."""
-  settings = {
-    name: getattr(config, name) for name in settings_of(loss) if hasattr(config, name)
-  }
+  """The loss with those of its settings that the config gives a number for."""
+  given = {name: getattr(config, name, None) for name in settings_of(loss)}
   if config.loss == "normalized_softmax":
-    settings["temperature"] = 1 / config.scale
-  return functools.partial(loss, **settings)
+    given["temperature"] = None if config.scale is None else 1 / config.scale
+  given = {name: value for name, value in given.items() if value is not None}
+  return functools.partial(loss, **given)
 
 
 def settings_of(loss: Callable[..., Any]) -> list[str]:

@@ -479,7 +479,7 @@ def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
     assert more_to_come
     for job in missing(tmp_path, 2, study, name)[0]:
       curve = [{"step": s, "recall@1": s / 20} for s in (5, job.config.steps)]
-      keep(job, {"recall@1": job.config.scale / 100, **more}, curve)
+      keep(job, {"recall@1": (job.config.scale or 16.0) / 100, **more}, curve)
     (tmp_path / compare.SEARCH).unlink()  # the trials, of this study
     monkeypatch.setattr(compare, "_load", lambda *_, study=study: study)
     compare.main(

@@ -162,7 +162,7 @@ def supcon(x, y, *, temperature, base_temperature=0.07, **memory):
 def multi_similarity(x, y, *, alpha, beta, base, epsilon, **memory):
   values = []
   for positives, negatives in pairs_of(x, y, **memory):
-    if epsilon is not None:
+    if epsilon < math.inf:
       hard_positives = [p for p in positives if any(p - epsilon < n for n in negatives)]
       negatives = [n for n in negatives if any(n + epsilon > p for p in positives)]
       positives = hard_positives

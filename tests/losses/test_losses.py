@@ -1,6 +1,7 @@
 """One list of properties, run over every loss."""
 
 import inspect
+import math
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ OVER_PAIRS = {
   "multi_similarity, not mined": Case(
     losses.multi_similarity,
     oracles.multi_similarity,
-    {"alpha": 3.0, "beta": 10.0, "base": 0.3, "epsilon": None},
+    {"alpha": 3.0, "beta": 10.0, "base": 0.3, "epsilon": math.inf},
   ),
   "triplet, batch_hard": Case(
     losses.triplet, oracles.triplet, {"margin": 0.3, "mining": "batch_hard"}

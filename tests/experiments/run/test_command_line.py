@@ -120,7 +120,7 @@ def test_the_folder_of_another_config_is_refused(arguments, capsys, tmp_path):
   train.main(arguments())
   capsys.readouterr()
   line = refusal(train.main, arguments(scale="7.5"), capsys)
-  assert "scale is 16.0 there and 7.5 here" in line
+  assert "scale is None there and 7.5 here" in line
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.txt").write_text("mine")
   line = refusal(train.main, arguments(workdir=tmp_path / "other"), capsys)

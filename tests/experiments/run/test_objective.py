@@ -13,7 +13,7 @@ from configs.base import PAIR_LOSSES, Config, LossName
 from experiments.run.objective import BY_LABEL, make_objective
 
 NUM_CLASSES, DIM = 9, 8
-# No field of the config has the default of these, by the name of its own argument.
+# No loss has these for its own numbers.
 CHANGED = {
   "scale": 7.0,
   "margin": 1.4,
@@ -79,6 +79,25 @@ def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
   np.testing.assert_allclose(
     mapped.reshape(8), values(embeddings, batch), rtol=1e-5, atol=1e-6
   )
+
+
+@pytest.mark.parametrize(
+  "name", sorted({*typing.get_args(LossName)} - {"cross_entropy"})
+)
+def test_a_loss_has_its_own_numbers_unless_the_config_says_others(name):
+  """ArcFace's scale is 64, and not the 16 of another loss."""
+  config = Config(loss=name, dim=DIM, centers_per_class=2)
+  objective = make_objective(config, NUM_CLASSES)
+  params, state = objective.init(jax.random.key(0))
+  embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
+  batch = {"label": jnp.arange(8) // 4, "example": jnp.arange(8) // 2}
+  found, _ = objective.apply(params, state, embeddings, batch)
+  loss = getattr(losses, "contex" if name == "contex_p" else name)
+  arrays = [embeddings, batch["label"], *jax.tree.leaves(params)]
+  if "images" in inspect.signature(loss).parameters:
+    arrays.append(batch["example"])
+  clamp = {"clamp": True} if name == "contex_p" else {}
+  np.testing.assert_allclose(found, loss(*arrays, **clamp), rtol=1e-6)
 
 
 def test_what_a_memory_is_for_is_said_once():
