@@ -5,6 +5,7 @@ definition differs from the published one, the case says how the one is mapped o
 other. No peer: center losses, ConTeX, and the miner's semi-hard triplets as such.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -95,7 +96,7 @@ def supcon(x, y, *, temperature, base_temperature):
 
 def multi_similarity(x, y, *, epsilon, **settings):
   loss = peers.MultiSimilarityLoss(**settings)
-  if epsilon is None:
+  if epsilon == math.inf:  # all pairs
     return loss(x, y)
   return loss(x, y, miners.MultiSimilarityMiner(epsilon)(x, y))
 
