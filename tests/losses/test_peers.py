@@ -182,7 +182,7 @@ PAIR_CASES = {
     [
       {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": 0.1},
       {"alpha": 3.0, "beta": 10.0, "base": 0.2, "epsilon": -0.2},
-      {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": None},
+      {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": math.inf},
     ],
   ),
   "triplet": (
