@@ -39,6 +39,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def append(path: Path, result: Result) -> None:
   """Adds a run to a file, whole or not at all; the first one also writes its head."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  result = {"commit": _commit(), **result}
   with path.open("a+b") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     file.seek(0)
@@ -49,7 +50,7 @@ def append(path: Path, result: Result) -> None:
     if whole:
       shared = json.loads(text[: text.index(b"\n")])["shared"]
     else:
-      shared = {"commit": _commit()} | {k: result[k] for k in SHARED if k in result}
+      shared = {k: result[k] for k in SHARED if k in result}
       head = json.dumps({"shared": shared})
     row = json.dumps(_own(result, shared), allow_nan=False)
     lines = [line for line in (head, row) if line is not None]

@@ -102,3 +102,11 @@ def test_what_is_no_result_is_refused(tmp_path):
     path.write_text(text)
     with pytest.raises(InputError, match="main.jsonl holds a line that is no result"):
       store.read(path)
+
+
+def test_a_run_of_another_commit_says_so(tmp_path, monkeypatch):
+  path = tmp_path / "main.jsonl"
+  for seed, commit in enumerate(("a", "b", "a")):
+    monkeypatch.setattr(store, "_commit", lambda commit=commit: commit)
+    store.append(path, result(seed))
+  assert [run["commit"] for run in store.read(path)] == ["a", "b", "a"]
