@@ -60,12 +60,20 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["proxy_anchor", "supcon", "contex", "contrastive with a memory"]
+  "name",
+  [
+    "proxy_anchor",
+    "proxy_anchor over a bank",
+    "supcon",
+    "contex",
+    "contrastive with a memory",
+  ],
 )
 def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
   """As in `pmap`: a row's loss is that of the global batch."""
   memory = {"memory_size": 8, "batch_size": 8} if "memory" in name else {}
-  config = Config(loss=name.split()[0], dim=DIM, **memory)
+  centers = "bank" if "bank" in name else "trained"
+  config = Config(loss=name.split()[0], dim=DIM, centers=centers, **memory)
   embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
   batch = {"label": jnp.arange(8) % 3, "example": jnp.arange(8) // 2}
 
