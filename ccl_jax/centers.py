@@ -134,7 +134,7 @@ def update(
     embeddings: [B, D] of the global batch, any length, any float type.
     labels: [B]; rows whose label is < 0 (padding) or >= K change nothing.
     rule: from unit embeddings [B, D] and labels [B] to directions [B, D]: `repulsion`,
-      `class_means` or your own. Rows that change nothing come as zeros, labelled -1.
+      `class_means` or your own. Rows that change nothing come as zeros, labeled -1.
     momentum: mu in [0, 1]; 0 forgets the old center, 1 freezes it.
     mesh: of a bank that is split by class, each range moved by its owner.
 

@@ -1,4 +1,4 @@
-"""What frozen features tell about classes: probes, neighbours, bias and clusters.
+"""What frozen features tell about classes: probes, neighbors, bias and clusters.
 
 A probe is fitted on the features of the train images and predicts the classes of other
 images of the same classes. `by_cell` tells apart whether a prediction follows the class
@@ -117,7 +117,7 @@ def linear_as_published(
   return np.asarray(found.argmax(axis=1)).astype(labels.dtype)
 
 
-def neighbours(
+def neighbors(
   features: Float[np.ndarray, "N D"],
   labels: Int[np.ndarray, " N"],
   queries: Float[np.ndarray, "Q D"],

@@ -2,7 +2,7 @@
 
 A similarity is the float32 dot product of two rows scaled to unit length. Equal
 similarities are ranked by gallery index, the lower first, within and across blocks. A
-row searched among the others is excluded by its index: dropping the first neighbour
+row searched among the others is excluded by its index: dropping the first neighbor
 instead keeps the row itself, and loses a duplicate, wherever a duplicate ranks first.
 """
 
@@ -31,8 +31,8 @@ class Neighbors(NamedTuple):
 # Below 32 MB of similarities, malloc hands out the same memory again; on fresh pages a
 # fifth of the search's time goes to page faults.
 _BLOCK = (512, 12_288)
-# Neighbours that one block of queries may hold; more of them, and the block shrinks.
-_NEIGHBOURS_HELD = 2**22
+# Neighbors that one block of queries may hold; more of them, and the block shrinks.
+_NEIGHBORS_HELD = 2**22
 # Rows whose selection NumPy does at once: their temporaries fit the processor's cache.
 _ROWS_IN_CACHE = 32
 # Each worker holds a block of similarities of its own, so their number is bounded.
@@ -52,7 +52,7 @@ def search(
     queries: rows of any length and float type; a zero row has similarity 0 to all.
     gallery: rows to search; None searches each query among the other queries, itself
       excluded by index.
-    k: neighbours a query, at most N (Q - 1 without a gallery).
+    k: neighbors a query, at most N (Q - 1 without a gallery).
     block: the most rows of queries and of gallery that are compared at once. A worker
       (one on an accelerator; one a CPU core otherwise, eight at most) holds about
       10 * block[0] * block[1] bytes. The result does not depend on it, beyond the
@@ -161,10 +161,10 @@ def evaluate_with_neighbors(
   if (gallery is None) != (gallery_labels is None):
     raise ValueError("gallery and gallery_labels go together; only one was given")
   among = gallery is None
-  unit_queries, classes, query_rows = _labelled_rows(queries, query_labels, "queries")
+  unit_queries, classes, query_rows = _labeled_rows(queries, query_labels, "queries")
   unit_gallery, gallery_classes, gallery_rows = unit_queries, classes, query_rows
   if gallery is not None and gallery_labels is not None:
-    unit_gallery, gallery_classes, gallery_rows = _labelled_rows(
+    unit_gallery, gallery_classes, gallery_rows = _labeled_rows(
       gallery, gallery_labels, "gallery"
     )
   for depth in ks:
@@ -225,7 +225,7 @@ def _for_each_block(
   """
   if min(block) < 1:
     raise ValueError(f"block must hold at least one row of each, got {block}")
-  rows = _even(len(queries), min(block[0], max(1, _NEIGHBOURS_HELD // k)))
+  rows = _even(len(queries), min(block[0], max(1, _NEIGHBORS_HELD // k)))
   columns = _even(len(gallery), block[1])
   padded = np.pad(gallery, ((0, -len(gallery) % columns), (0, 0)))
   parts = [jnp.asarray(part) for part in padded.reshape(-1, columns, gallery.shape[1])]
@@ -349,7 +349,7 @@ def _key(similarity: np.ndarray | np.float32, index: np.ndarray | np.int64):
   return ((~ordered).astype(np.int64) << 32) | index
 
 
-# Follows every real neighbour; takes the free places of a row that has fewer than k.
+# Follows every real neighbor; takes the free places of a row that has fewer than k.
 _LAST_KEY = _key(np.float32(-np.inf), np.int64(2**31 - 1))
 
 
@@ -379,7 +379,7 @@ def _unit_rows(rows: Array | np.ndarray, name: str) -> np.ndarray:
   return rows
 
 
-def _labelled_rows(
+def _labeled_rows(
   rows: Array | np.ndarray, labels: Array | np.ndarray, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Unit rows, classes and row numbers, without the rows whose label is padding."""

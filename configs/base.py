@@ -17,7 +17,7 @@ _COUNTS = (
   "checkpoint_every",
   "keep_checkpoints",
   "views",
-  "neighbours",
+  "neighbors",
   "centers_per_class",
 )
 _FINITE = ("margin", "center_weight", "regularizer", "alpha", "beta", "base", "gamma")
@@ -34,7 +34,7 @@ DatasetName = Literal[
   "utkface",
 ]
 ViewName = Literal[
-  "none", "warp", "warp_and_grey", "crop_and_flip", "simclr", "photo", "photo_color"
+  "none", "warp", "warp_and_gray", "crop_and_flip", "simclr", "photo", "photo_color"
 ]
 LossName = Literal[
   "center_contrastive",
@@ -74,9 +74,9 @@ class Config:
   tfds_test: str = "test"  # tfds: the split that tests
   label: str = "label"  # tfds: the feature that is the class
   bias: str | None = None  # tfds: an attribute that may stand in for the label
-  rho: float = 0.99  # biased_glyphs, biased_mnist: how often the colour tells the class
+  rho: float = 0.99  # biased_glyphs, biased_mnist: how often the color tells the class
   image_size: int = 32  # pixels; pictures of another size are resized and cropped
-  channels: Literal[1, 3] = 1  # grey or RGB
+  channels: Literal[1, 3] = 1  # gray or RGB
   validation_fraction: float = 0.1  # of the train classes (or images) held out
   imbalance: float = 1.0  # of a long tail of rare train classes; 1: as it is
   label_noise: float = 0.0  # of the train labels that are wrong
@@ -145,7 +145,7 @@ class Config:
   keep_checkpoints: int = 2  # how many of the newest stay
   recall_at: tuple[int, ...] = (1, 2, 4, 8)  # the K of Recall@K
   probe: Literal["none", "lbfgs", "sgd"] = "none"  # of frozen features, by train images
-  neighbours: int = 10  # with a probe: of the k-nearest-neighbour accuracy
+  neighbors: int = 10  # with a probe: of the k-nearest-neighbor accuracy
 
   def __post_init__(self):
     """Raises ValueError for a number that no run can use."""

@@ -1,8 +1,8 @@
-"""BiasedGlyphs: does the network see the digit, or the colour that goes along with it?
+"""BiasedGlyphs: does the network see the digit, or the color that goes along with it?
 
 Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152; the data and
 all settings but the loss and its temperature are this project's own.
-Expected: unbiased accuracy .734 by the linear probe, .658 by ten neighbours.
+Expected: unbiased accuracy .734 by the linear probe, .658 by ten neighbors.
 Wall time: 8 minutes on two loaded CPU cores, 3 minutes of CPU time.
 Command: python -m experiments.train --config=configs/biased_glyphs.py \
   --workdir=runs/biased_glyphs
@@ -15,10 +15,10 @@ import dataclasses
 from configs.base import Config
 from configs.comparison import AS_STORED, Comparison
 
-# Of the published views only the grey one: a digit that is mirrored or cut out of its
-# picture is another digit, and a jittered hue would blur the colours that are the bias.
+# Of the published views only the gray one: a digit that is mirrored or cut out of its
+# picture is another digit, and a jittered hue would blur the colors that are the bias.
 # The warp stands in for the others.
-_VIEW = "warp_and_grey"
+_VIEW = "warp_and_gray"
 _RHOS = (0.999, 0.997, 0.995, 0.99, 0.95)
 _METHODS = {
   "cross-entropy": {"loss": "cross_entropy", "projection": ()},

@@ -1,4 +1,4 @@
-"""BiasedMNIST with ConTeX: the digit, or the colour that goes along with it?
+"""BiasedMNIST with ConTeX: the digit, or the color that goes along with it?
 
 Paper: Context-Enriched Contrastive Loss, https://arxiv.org/abs/2512.02152, which claims
 +22.9% over the original contrastive losses; its rho and its table are not public.

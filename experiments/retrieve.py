@@ -6,7 +6,7 @@
 Searches a folder of pictures; or what experiments.evaluate --save-embeddings=FOLDER
 wrote, where the query may also be the id of one of its pictures (see its ids.npy).
 Prints the nearest pictures, one a line with its cosine, and draws them beside the query
-in a PNG (neighbours.png in the run's folder, unless --out says otherwise).
+in a PNG (neighbors.png in the run's folder, unless --out says otherwise).
 """
 
 from collections.abc import Sequence
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   rows = [others[index] for index in found[0]]
   for similarity, row in zip(similarities[0], rows, strict=True):
     print(f"{similarity:.4f}  {names[row]}")
-  out = args.out or args.workdir / "neighbours.png"
-  figures.picture_of_neighbours(
+  out = args.out or args.workdir / "neighbors.png"
+  figures.picture_of_neighbors(
     out,
     query[0]["image"] if query else pictures[own]["image"],
     [pictures[row]["image"] for row in rows],

@@ -39,7 +39,7 @@ def test_a_linear_probe_finds_what_lies_apart(how, clouds):
   )
 
 
-def test_neighbours_vote_as_scikit_learn_has_it(clouds):
+def test_neighbors_vote_as_scikit_learn_has_it(clouds):
   rows, labels = clouds
   noisy = rows[:, :3] - 1000
   unit = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
@@ -48,7 +48,7 @@ def test_neighbours_vote_as_scikit_learn_has_it(clouds):
   two = labels < 2
   peer = KNeighborsClassifier(7).fit(unit[two], labels[two])
   expected = peer.predict(unit[~two])
-  found = probe.neighbours(noisy[two], labels[two], noisy[~two], k=7)
+  found = probe.neighbors(noisy[two], labels[two], noisy[~two], k=7)
   np.testing.assert_array_equal(found, expected)
   assert 0.1 < found.mean() < 0.9
 
@@ -57,13 +57,11 @@ def test_of_classes_with_as_many_votes_the_nearer_wins():
   rows = np.array([[1, 0], [0.8, 0.6], [0.9, 0.1], [0.1, 0.9]], np.float32)
   labels = np.array([2, 0, 2, 0], np.int32)
   query = np.array([[1, 0]], np.float32)
-  assert probe.neighbours(rows, labels, query, k=4) == [2]
-  assert probe.neighbours(rows, 2 - labels, query, k=4) == [0]
+  assert probe.neighbors(rows, labels, query, k=4) == [2]
+  assert probe.neighbors(rows, 2 - labels, query, k=4) == [0]
   # A third vote counts more than any nearness.
   more = np.concatenate([rows, [[-1, 0.1]]]).astype(np.float32)
-  assert probe.neighbours(more, np.append(labels, 0).astype(np.int32), query, k=5) == [
-    0
-  ]
+  assert probe.neighbors(more, np.append(labels, 0).astype(np.int32), query, k=5) == [0]
 
 
 def test_cells_count_each_class_with_each_attribute():
@@ -82,7 +80,7 @@ def test_cells_count_each_class_with_each_attribute():
 
 
 def test_a_prediction_of_the_attribute_is_right_where_they_agree_alone():
-  """The unbiased accuracy of a model that sees the colour is that of chance."""
+  """The unbiased accuracy of a model that sees the color is that of chance."""
   labels, bias = np.divmod(np.arange(100), 10)
   labels, bias = labels.astype(np.int32), bias.astype(np.int32)
   cells = probe.by_cell(bias, labels, bias, (10, 10))

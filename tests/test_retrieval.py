@@ -124,7 +124,7 @@ def test_negative_zero_ties_with_zero(selection):
 
 
 def test_a_duplicate_does_not_hide_the_row_itself(selection):
-  # Dropping the first neighbour would leave each second copy with itself.
+  # Dropping the first neighbor would leave each second copy with itself.
   rows = np.repeat(signs(12, 16, seed=8), 2, axis=0)
   _, indices = retrieval.search(rows, k=1)
   np.testing.assert_array_equal(indices[:, 0], np.arange(24) ^ 1)
@@ -132,7 +132,7 @@ def test_a_duplicate_does_not_hide_the_row_itself(selection):
 
 def test_recall_is_not_inflated_by_duplicates():
   # Pairs of equal pictures with different labels. A row's duplicate is its nearest
-  # neighbour and is wrong; dropping the first neighbour finds the row itself in half of
+  # neighbor and is wrong; dropping the first neighbor finds the row itself in half of
   # the cases and scores about 0.5.
   rows = np.repeat(np.random.default_rng(0).normal(size=(60, 8)), 2, axis=0)
   labels = np.random.default_rng(1).permutation(np.repeat(np.arange(40), 3))
@@ -200,7 +200,7 @@ def test_the_papers_example_rankings(correct, r_precision, map_at_r):
 
 @pytest.mark.parametrize("held", [1, 40, 2**22])
 def test_huge_classes_shrink_the_block_of_queries(held, monkeypatch):
-  monkeypatch.setattr(retrieval, "_NEIGHBOURS_HELD", held)
+  monkeypatch.setattr(retrieval, "_NEIGHBORS_HELD", held)
   seen = []
   original = retrieval._select_on_host
   monkeypatch.setattr(
@@ -245,7 +245,7 @@ def with_lone_rows_and_copies():
 @pytest.mark.parametrize("k", [1, 5, 20])  # R is 5 among each other, 3 in the gallery
 @pytest.mark.parametrize("held", [1, 40, 2**22])  # the block: single rows, few, all
 def test_one_search_gives_what_two_give(with_gallery, k, held, selection, monkeypatch):
-  monkeypatch.setattr(retrieval, "_NEIGHBOURS_HELD", held)
+  monkeypatch.setattr(retrieval, "_NEIGHBORS_HELD", held)
   rows, labels = with_lone_rows_and_copies()
   gallery = (rows[:20] + rows[20:], np.arange(20) % 7) if with_gallery else (None, None)
   metrics, found = retrieval.evaluate_with_neighbors(

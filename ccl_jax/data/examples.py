@@ -1,4 +1,4 @@
-"""Labelled images with random access, and their splits by class."""
+"""Labeled images with random access, and their splits by class."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
-  """N labelled images of K classes, decoded when they are asked for.
+  """N labeled images of K classes, decoded when they are asked for.
 
   Attributes:
     source: where the images are; any format and size that Pillow reads.
@@ -46,13 +46,13 @@ class Examples:
     class_names: K names.
     image_size: images of another size are resized until their shorter side has it
       and cut to the central square; None leaves them as they are.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
     shorter_side: what the shorter side is resized to in place of image_size, before
       the central square of image_size is cut out, as torchvision's Resize and
       CenterCrop do: to the same pixels but for rounding, and for a JPEG that is shrunk
       to half or less, whose decoder is asked for fewer pixels.
     bias: i32[N] or None, an attribute that may stand in for the label without being
-      it, as the colour of a background; never part of a batch.
+      it, as the color of a background; never part of a batch.
     bias_names: of the values of `bias`.
     groups: i32[N] or None, a number that examples share where they are pictures of one
       thing, as two warps of a drawing; None where each shows a thing of its own.
@@ -76,7 +76,7 @@ class Examples:
         " more"
       )
     if self.channels not in (1, 3):
-      raise ValueError(f"channels is {self.channels}: give 1 (grey) or 3 (RGB)")
+      raise ValueError(f"channels is {self.channels}: give 1 (gray) or 3 (RGB)")
     if self.indices.shape != self.labels.shape or self.labels.ndim != 1:
       raise ValueError(
         f"indices {self.indices.shape} and labels {self.labels.shape}: give two"

@@ -121,19 +121,19 @@ def color_jitter(
   hue: float = 0.1,
   probability: float = 0.8,
 ) -> np.ndarray:
-  """Changes the colours of some images, by Pillow and in the manner of torchvision.
+  """Changes the colors of some images, by Pillow and in the manner of torchvision.
 
   The four changes come in a random order. Brightness, contrast and saturation are
   `ImageEnhance`'s, by a factor in 1 +- strength; the hue is turned in Pillow's HSV, in
   steps of 1/256. The defaults are those of contrastive learning.
 
   Args:
-    images: u8[B,H,W,C]; grey ones have no saturation and no hue to change.
+    images: u8[B,H,W,C]; gray ones have no saturation and no hue to change.
     rng: source of the draws.
     brightness: strength, in 0..1.
     contrast: strength, in 0..1.
     saturation: strength, in 0..1.
-    hue: at most, in turns of the colour wheel, in 0..1/2.
+    hue: at most, in turns of the color wheel, in 0..1/2.
     probability: of an image to be changed at all.
 
   Returns:
@@ -170,8 +170,8 @@ _COLOR_CHANGES = (
 )
 
 
-def grey(images: np.ndarray, rng: Draws, *, probability: float = 0.2) -> np.ndarray:
-  """Takes the colours out of some u8[B,H,W,C], by the luma of ITU-R BT.601."""
+def gray(images: np.ndarray, rng: Draws, *, probability: float = 0.2) -> np.ndarray:
+  """Takes the colors out of some u8[B,H,W,C], by the luma of ITU-R BT.601."""
   chosen = rng.random(size=(len(images),)) < probability
   if images.shape[-1] == 1:
     return images
@@ -286,7 +286,7 @@ def affine(
 def _affine(images: np.ndarray, matrices: np.ndarray, size: int | None) -> np.ndarray:
   batch, height, width, channels = images.shape
   rows, columns = (size, size) if size else (height, width)
-  # The four neighbours of a pixel travel as one word: one gather instead of four.
+  # The four neighbors of a pixel travel as one word: one gather instead of four.
   padded = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), mode="edge")
   corners = np.empty((*images.shape, 4), np.uint8)
   for corner in range(4):

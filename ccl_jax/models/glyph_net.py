@@ -19,7 +19,7 @@ class GlyphNet(nn.Module):
   positions); the next layer joins 2 x 2 of them; `depth` residual convolutions work at
   4 x 4, and the head reads all positions at once, since where a stroke lies tells
   characters apart. Nothing is normalized: over a batch, an embedding would hang on its
-  neighbours; over a layer, it cost time on a CPU, and its accuracy was not compared.
+  neighbors; over a layer, it cost time on a CPU, and its accuracy was not compared.
 
   Attributes:
     dim: D, length of the embedding.

@@ -64,7 +64,7 @@ class ResNet(nn.Module):
   ) -> Float[Array, "B D"]:
     """Returns embeddings f32[B,D], not normalized, of images u8[B,H,W,C].
 
-    Grey images (C = 1) are read as three equal channels. With `train`, the batch
+    Gray images (C = 1) are read as three equal channels. With `train`, the batch
     statistics normalize, and the running ones in `batch_stats` move a tenth of the way
     to them, unless they are frozen.
 

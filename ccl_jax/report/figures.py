@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-# u8[H, W] grey, or u8[H, W, 1 or 3], each of its own size if need be.
+# u8[H, W] gray, or u8[H, W, 1 or 3], each of its own size if need be.
 Pictures = Sequence[np.ndarray] | np.ndarray
 
 INK = "#010203"  # of text and axes alone, so that a page can put its own in its place
@@ -147,21 +147,21 @@ def center_map_figure(
   return figure
 
 
-def neighbours_figure(
+def neighbors_figure(
   query_image: np.ndarray,
-  neighbour_images: Pictures,
+  neighbor_images: Pictures,
   similarities: Sequence[float] | np.ndarray,
   names: Sequence[str],
 ) -> Figure:
-  """The query at the left, its neighbours in rows of five at the right.
+  """The query at the left, its neighbors in rows of five at the right.
 
   Raises:
-    ValueError: no neighbours, or lists of different lengths.
+    ValueError: no neighbors, or lists of different lengths.
   """
-  count = len(neighbour_images)
+  count = len(neighbor_images)
   if count == 0 or not count == len(similarities) == len(names):
     raise ValueError(
-      f"need a similarity and a name for each neighbour, and one at least: got {count}"
+      f"need a similarity and a name for each neighbor, and one at least: got {count}"
       f" pictures, {len(similarities)} similarities, {len(names)} names"
     )
   columns, rows = min(count, 5), -(-count // 5)
@@ -174,30 +174,30 @@ def neighbours_figure(
   for i in range(count):
     axes = figure.add_subplot(grid[i // 5, 1 + i % 5])
     caption = f"{_shortened(names[i], 18)}\n{similarities[i]:.3f}"
-    _draw_picture(axes, neighbour_images[i], caption, "#9aa3af")
+    _draw_picture(axes, neighbor_images[i], caption, "#9aa3af")
   return figure
 
 
-def picture_of_neighbours(
+def picture_of_neighbors(
   path: str | Path,
   query_image: np.ndarray,
-  neighbour_images: Pictures,
+  neighbor_images: Pictures,
   similarities: Sequence[float] | np.ndarray,
   names: Sequence[str],
 ) -> None:
-  """Writes a PNG: the query, and beside it its neighbours in reading order.
+  """Writes a PNG: the query, and beside it its neighbors in reading order.
 
   Args:
     path: of the PNG.
     query_image: u8[H, W] or u8[H, W, 1 or 3].
-    neighbour_images: nearest first, at least one.
+    neighbor_images: nearest first, at least one.
     similarities: cosine of each.
     names: caption of each.
 
   Raises:
-    ValueError: no neighbours, or lists of different lengths.
+    ValueError: no neighbors, or lists of different lengths.
   """
-  figure = neighbours_figure(query_image, neighbour_images, similarities, names)
+  figure = neighbors_figure(query_image, neighbor_images, similarities, names)
   with warnings.catch_warnings():
     # A caption in a script that the font lacks shows boxes; the picture is still good.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -239,7 +239,7 @@ def _series(
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-  """Centred running mean over a twentieth of the curve, blind to gaps."""
+  """Centered running mean over a twentieth of the curve, blind to gaps."""
   width = max(1, len(values) // 20)
   known = np.isfinite(values)
   window = np.ones(2 * width + 1)
@@ -265,7 +265,7 @@ def _two_dimensions(vectors: np.ndarray, seed: int) -> np.ndarray:
   """Places [n, 2], each axis scaled to [0, 1]."""
   if np.ptp(vectors, axis=0).max() < 1e-6:  # collapsed to one point
     return np.zeros((len(vectors), 2))
-  if len(vectors) < 8:  # too few for neighbourhoods
+  if len(vectors) < 8:  # too few for neighborhoods
     places = PCA(2, random_state=seed).fit_transform(vectors)
   else:
     perplexity = min(20.0, (len(vectors) - 1) / 3)

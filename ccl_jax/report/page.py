@@ -37,7 +37,7 @@ _THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
   """Queries with the nearest gallery pictures of each, as `retrieval.search` gives."""
 
   query_images: Pictures  # Q
@@ -65,7 +65,7 @@ def write_report(
   config: Mapping[str, Any],
   events: Sequence[Mapping[str, Any]],
   result: Mapping[str, Any],
-  queries: Neighbours | None = None,
+  queries: Neighbors | None = None,
   centers: CenterMap | None = None,
   cells: Cells | None = None,
 ) -> None:
@@ -102,44 +102,44 @@ def write_report(
 # ---------------------
 
 
-def matches(neighbours: Neighbours, query: int, *, most: int = 5) -> list[Match]:
+def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
   """What a query found, nearest first."""
-  label = int(neighbours.query_labels[query])
-  found = neighbours.indices[query, :most].tolist()
-  cosines = neighbours.similarities[query, :most].tolist()
-  labels = [int(neighbours.gallery_labels[index]) for index in found]
+  label = int(neighbors.query_labels[query])
+  found = neighbors.indices[query, :most].tolist()
+  cosines = neighbors.similarities[query, :most].tolist()
+  labels = [int(neighbors.gallery_labels[index]) for index in found]
   return [
     Match(index, other, cosine, other == label)
     for index, other, cosine in zip(found, labels, cosines, strict=True)
   ]
 
 
-def random_queries(neighbours: Neighbours, count: int, *, seed: int = 0) -> list[int]:
+def random_queries(neighbors: Neighbors, count: int, *, seed: int = 0) -> list[int]:
   """Queries drawn without a look at what they found, among those with a match."""
-  order = np.random.default_rng(seed).permutation(_answerable(neighbours))
+  order = np.random.default_rng(seed).permutation(_answerable(neighbors))
   return sorted(order[:count].tolist())
 
 
-def hardest_mistakes(neighbours: Neighbours, count: int) -> list[int]:
+def hardest_mistakes(neighbors: Neighbors, count: int) -> list[int]:
   """The most confident wrong answers, the most confident first.
 
   Of the queries that confuse the same two classes, either way round, only the first.
   """
-  answerable = _answerable(neighbours)
-  own = neighbours.query_labels[answerable]
-  found = neighbours.gallery_labels[neighbours.indices[answerable, 0]]
-  order = np.argsort(-neighbours.similarities[answerable, 0], kind="stable")
+  answerable = _answerable(neighbors)
+  own = neighbors.query_labels[answerable]
+  found = neighbors.gallery_labels[neighbors.indices[answerable, 0]]
+  order = np.argsort(-neighbors.similarities[answerable, 0], kind="stable")
   order = order[own[order] != found[order]]
   pairs = np.sort(np.stack([own[order], found[order]], axis=1), axis=1)
   _, first = np.unique(pairs, axis=0, return_index=True)
   return answerable[order[np.sort(first)[:count]]].tolist()
 
 
-def _answerable(neighbours: Neighbours) -> np.ndarray:
+def _answerable(neighbors: Neighbors) -> np.ndarray:
   """Queries that have another picture of their class in the gallery."""
-  among = neighbours.query_images is neighbours.gallery_images
-  present, sizes = np.unique(neighbours.gallery_labels, return_counts=True)
-  return np.flatnonzero(np.isin(neighbours.query_labels, present[sizes > int(among)]))
+  among = neighbors.query_images is neighbors.gallery_images
+  present, sizes = np.unique(neighbors.gallery_labels, return_counts=True)
+  return np.flatnonzero(np.isin(neighbors.query_labels, present[sizes > int(among)]))
 
 
 # The page
@@ -195,8 +195,8 @@ def _cells_section(cells: Cells | None) -> str:
   )
 
 
-def _queries_section(neighbours: Neighbours | None, count: int = 10) -> str:
-  if neighbours is None:
+def _queries_section(neighbors: Neighbors | None, count: int = 10) -> str:
+  if neighbors is None:
     return ""
   key = (
     "<p class='key'>First the query, then its nearest pictures with their cosine"
@@ -208,28 +208,28 @@ def _queries_section(neighbours: Neighbours | None, count: int = 10) -> str:
     " are confused.</p>"
   )
   sections = [
-    ("Queries drawn at random", key, random_queries(neighbours, count)),
-    ("Hardest mistakes", note, hardest_mistakes(neighbours, count)),
+    ("Queries drawn at random", key, random_queries(neighbors, count)),
+    ("Hardest mistakes", note, hardest_mistakes(neighbors, count)),
   ]
   return "".join(
     f"<section><h2>{title}</h2>{text}<div class='queries'>"
-    + "".join(_query_row(neighbours, query) for query in chosen)
+    + "".join(_query_row(neighbors, query) for query in chosen)
     + "</div></section>"
     for title, text, chosen in sections
     if chosen
   )
 
 
-def _query_row(neighbours: Neighbours, query: int) -> str:
+def _query_row(neighbors: Neighbors, query: int) -> str:
   def name(label: int) -> str:
-    return neighbours.names.get(label, str(label))
+    return neighbors.names.get(label, str(label))
 
-  own = name(int(neighbours.query_labels[query]))
-  cells = [_cell(neighbours.query_images[query], own, "query", "query", "query")]
-  for match in matches(neighbours, query):
+  own = name(int(neighbors.query_labels[query]))
+  cells = [_cell(neighbors.query_images[query], own, "query", "query", "query")]
+  for match in matches(neighbors, query):
     kind, mark = ("right", "&#10003;") if match.correct else ("wrong", "&#10007;")
     caption = f"<b aria-hidden='true'>{mark}</b> {match.similarity:.3f}"
-    image = neighbours.gallery_images[match.index]
+    image = neighbors.gallery_images[match.index]
     alt = "right" if match.correct else "wrong"
     cells.append(_cell(image, name(match.label), caption, kind, alt))
   return f"<div class='row'>{''.join(cells)}</div>"
@@ -299,7 +299,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _svg(figure: Figure, alt: str) -> str:
-  """The figure as inline SVG, in the page's font and text colour."""
+  """The figure as inline SVG, in the page's font and text color."""
   drawn = io.StringIO()
   with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
     figure.savefig(drawn, format="svg", transparent=True)

@@ -65,7 +65,7 @@ def write_photographs(root: Path) -> None:
 
 
 def examples_of(root: Path) -> Examples:
-  return folder.unlabelled(root, image_size=SIZE)
+  return folder.unlabeled(root, image_size=SIZE)
 
 
 def with_ccl_jax(root: Path, view: views.View, workers: int) -> Iterator:
@@ -161,8 +161,8 @@ def with_torchvision(root: Path) -> Iterator:
 CONTESTANTS = {
   "ccl_jax, threads": lambda root: with_ccl_jax(root, views.flip, 0),
   f"ccl_jax, {CORES} workers": lambda root: with_ccl_jax(root, views.flip, CORES),
-  "ccl_jax, threads, with colours": lambda root: with_ccl_jax(
-    root, views.chain(views.flip, views.color_jitter, views.grey), 0
+  "ccl_jax, threads, with colors": lambda root: with_ccl_jax(
+    root, views.chain(views.flip, views.color_jitter, views.gray), 0
   ),
   f"Pillow, {CORES} threads": lambda root: with_pillow(
     root, futures.ThreadPoolExecutor(CORES)

@@ -6,7 +6,7 @@ Seconds are the best of --repeats; CPU s is the time of all cores together in th
 which a busy machine distorts less. A contestant runs in a process of its own, after a
 warm-up that compiles, and the contestants take turns. Peak memory is what a search adds
 to the process that holds the embeddings, the library's own code included. Agreement is
-the share of the neighbours of 64 rows that float64 NumPy finds as well; random
+the share of the neighbors of 64 rows that float64 NumPy finds as well; random
 embeddings have near ties, so rounding alone takes it a little below 1.
 """
 

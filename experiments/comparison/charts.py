@@ -15,7 +15,7 @@ from experiments.comparison import tables
 
 METRIC = "recall@1"
 GROUPS = ("rare", "medium", "frequent")  # of train classes, where there is an imbalance
-# Ours by thick lines of their own colours, baselines by thin ones of the others.
+# Ours by thick lines of their own colors, baselines by thin ones of the others.
 _OURS = ("#1d6fd8", "#d9680f", "#0f8a5f", "#c02a6b")
 _BASELINES = [
   matplotlib.colormaps["tab20b"](i) for i in (0, 4, 8, 12, 16, 2, 6, 10)

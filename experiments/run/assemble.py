@@ -159,11 +159,11 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
   known_views = {
     "none": None,
     "warp": views.warp,
-    "warp_and_grey": views.chain(views.warp, views.grey),
+    "warp_and_gray": views.chain(views.warp, views.gray),
     "crop_and_flip": views.crop_and_flip,
     "photo": views.flip,
-    "photo_color": views.chain(views.flip, views.color_jitter, views.grey),
-    "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.grey),
+    "photo_color": views.chain(views.flip, views.color_jitter, views.gray),
+    "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.gray),
   }
   crop = functools.partial(
     views.random_resized_crop, size=config.image_size, smallest=config.smallest_crop

@@ -124,7 +124,7 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
 
 
 def _check_depths(config: Config, data: Data) -> None:
-  """Refuses a Recall@K that asks for more neighbours than a split has."""
+  """Refuses a Recall@K that asks for more neighbors than a split has."""
   found = [len(data.gallery) if data.gallery else len(data.test) - 1]
   found += [len(data.validation) - 1] if data.validation else []
   if max(config.recall_at) > min(found):
@@ -140,7 +140,7 @@ def load_pictures(config: Config, path: Path) -> Examples:
   Raises:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
-  pictures = folder.unlabelled(
+  pictures = folder.unlabeled(
     path, image_size=config.image_size, channels=config.channels
   )
   folder.verify(pictures)

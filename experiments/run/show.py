@@ -46,19 +46,17 @@ def write_report(
     config=dataclasses.asdict(config),
     events=events,
     result=result,
-    queries=neighbours_of(data, neighbors),
+    queries=neighbors_of(data, neighbors),
     centers=centers,
     cells=None if cells is None else figures.Cells(**cells),
   )
 
 
-def neighbours_of(
-  data: datasets.Data, neighbors: retrieval.Neighbors
-) -> page.Neighbours:
+def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> page.Neighbors:
   """Each test picture with its nearest in the gallery, or among the others."""
   gallery = data.gallery or data.test
   images = Images(data.test, np.arange(len(data.test)))
-  return page.Neighbours(
+  return page.Neighbors(
     query_images=images,
     query_labels=data.test.labels,
     gallery_images=Images(gallery, np.arange(len(gallery))) if data.gallery else images,

@@ -113,7 +113,7 @@ def _probe(
   examples: Examples,
   embeddings: np.ndarray,
 ) -> tuple[dict[str, float], np.ndarray | None]:
-  """Accuracy of a linear probe and of the nearest neighbours, by cells too."""
+  """Accuracy of a linear probe and of the nearest neighbors, by cells too."""
   fitted = train_embeddings, train.labels, embeddings
   if config.probe == "lbfgs":
     by_line = probe.linear(*fitted)
@@ -122,7 +122,7 @@ def _probe(
     by_line = probe.linear_as_published(*fitted, key=key)
   predicted = {
     "probe": by_line,
-    "neighbours": probe.neighbours(*fitted, k=config.neighbours),
+    "neighbors": probe.neighbors(*fitted, k=config.neighbors),
   }
   metrics, cells = {}, None
   for name, classes in predicted.items():

@@ -108,11 +108,11 @@ def test_a_cropped_photo_is_upright_and_of_its_channels():
     assert seen[0, :3].max() < 60 and seen[0, 5:].min() > 190
 
 
-def test_grey_and_colour_are_converted():
-  grey, colour = np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)
-  assert of_images(encoded(colour), channels=1)[0]["image"].shape == (4, 4, 1)
+def test_gray_and_color_are_converted():
+  gray, color = np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 9, np.uint8)
+  assert of_images(encoded(color), channels=1)[0]["image"].shape == (4, 4, 1)
   np.testing.assert_array_equal(
-    of_images(encoded(grey))[0]["image"], [[[7] * 3] * 4] * 4
+    of_images(encoded(gray))[0]["image"], [[[7] * 3] * 4] * 4
   )
 
 

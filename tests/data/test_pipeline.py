@@ -102,7 +102,7 @@ def test_a_restored_iterator_goes_on_as_if_never_stopped(consumed):
     views.crop_and_flip,
     views.noise,
     views.color_jitter,
-    partial(views.grey, probability=0.5),
+    partial(views.gray, probability=0.5),
   ],
 )
 def test_processes_together_see_the_batch_of_one(processes, view):

@@ -153,25 +153,25 @@ def luma(images):
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_jitter_mixes_with_black_with_the_mean_and_with_grey(name):
+def test_jitter_mixes_with_black_with_the_mean_and_with_gray(name):
   """torchvision's formula: factor * image + (1 - factor) * other, clipped to a byte."""
   images = photos(batch=8, height=20, width=20)
   seen = only(**{name: 0.5})(images, np.random.default_rng(0))
   place = ("brightness", "contrast", "saturation").index(name)
   factors = 1 + 0.5 * np.random.default_rng(0).uniform(-1, 1, size=(8, 4))[:, place]
   for image, changed, factor in zip(images, seen, factors, strict=True):
-    grey = luma(image)
+    gray = luma(image)
     other = {
       "brightness": np.zeros(1),
-      "contrast": np.full(1, round(grey.mean())),
-      "saturation": grey[..., None],
+      "contrast": np.full(1, round(gray.mean())),
+      "saturation": gray[..., None],
     }[name]
     expected = np.clip(factor * image + (1 - factor) * other, 0, 255)
     np.testing.assert_allclose(changed, expected, atol=1.6)  # bytes, luma twice rounded
 
 
 def test_jitter_turns_the_hue_by_its_draw():
-  """Primary colours, a third of the wheel apart: turned to where colorsys says."""
+  """Primary colors, a third of the wheel apart: turned to where colorsys says."""
   images = np.zeros((30, 2, 2, 3), np.uint8)
   images[..., 0] = 250
   seen = only(hue=0.5)(images, np.random.default_rng(4))
@@ -204,15 +204,15 @@ def test_jitter_changes_in_a_random_order():
   assert 0.3 < contrast_first / cases.sum() < 0.7 and (over[over > 2] > 10).all()
 
 
-def test_grey_leaves_luma_in_a_fifth_of_the_images():
+def test_gray_leaves_luma_in_a_fifth_of_the_images():
   images = np.repeat(photos(batch=1), 500, axis=0)
-  seen = views.grey(images, np.random.default_rng(0))
+  seen = views.gray(images, np.random.default_rng(0))
   changed = (seen != images).any((1, 2, 3))
   assert 70 < changed.sum() < 130  # 100 +- 9
   expected = np.repeat(luma(images[0])[..., None], 3, axis=2)
   np.testing.assert_allclose(seen[changed][0], expected, atol=0.51)
   one = images[:9, ..., :1]
-  np.testing.assert_array_equal(views.grey(one, np.random.default_rng(0)), one)
+  np.testing.assert_array_equal(views.gray(one, np.random.default_rng(0)), one)
 
 
 def photo(width=90, height=60, kind="PNG"):
@@ -298,6 +298,6 @@ def test_pictures_of_any_mode_are_cropped(mode):
   )
   assert cropped.size == (16, 16) and cropped.mode == ("L" if mode == "L" else "RGB")
   plain = views.random_resized_crop(photo(), np.random.default_rng(0), size=16)
-  if mode != "P":  # a palette has no place for all colours
+  if mode != "P":  # a palette has no place for all colors
     want = np.asarray(plain.convert(cropped.mode), float)
     np.testing.assert_allclose(np.asarray(cropped, float), want, atol=4)

@@ -18,7 +18,7 @@ CLASSES = 8
 
 @functools.cache
 def jpeg(number: int) -> bytes:
-  """A grey 32 x 32 picture that shows a number as bright and dark squares."""
+  """A gray 32 x 32 picture that shows a number as bright and dark squares."""
   bits = np.array([number >> bit & 1 for bit in range(16)], np.uint8).reshape(4, 4)
   pixels = np.kron(60 + 120 * bits, np.ones((8, 8), np.uint8))
   file = io.BytesIO()

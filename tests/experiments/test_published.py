@@ -23,7 +23,7 @@ SMALL = {
   "batch_size": 16,
   "num_workers": 0,
   "steps": 2,
-  "neighbours": 3,
+  "neighbors": 3,
   "recall_at": (1,),
 }
 # Where TFDS would put each, and what its test split is called.
@@ -57,8 +57,8 @@ def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path):
   prepare(name, tmp_path)
   config = load(name, data_dir=str(tmp_path))
   metrics = compare.run(config)["metrics"]
-  assert 0 <= metrics["neighbours accuracy"] <= 1
-  if name == "biased_mnist":  # the stand-in's quarters are hidden under the colours
+  assert 0 <= metrics["neighbors accuracy"] <= 1
+  if name == "biased_mnist":  # the stand-in's quarters are hidden under the colors
     assert 0 <= metrics["probe unbiased"] <= 1
   else:
     assert metrics["probe accuracy"] > 0.5, "quarters are told apart by any network"
@@ -81,7 +81,7 @@ def test_faces_of_a_folder_are_trained_and_probed(tmp_path):
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name, "jpeg")
   metrics = compare.run(load("utkface", images=str(tmp_path), probe="lbfgs"))["metrics"]
   assert metrics["probe unbiased"] > 0.9
-  assert 0 <= metrics["neighbours conflicting"] <= 1
+  assert 0 <= metrics["neighbors conflicting"] <= 1
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_run_shows_its_cells(finished):
   assert cells["classes"] == ["not Blond_Hair", "Blond_Hair"]
   assert cells["attributes"] == ["not Male", "Male"]
   assert result["probe unbiased"] == pytest.approx(np.mean(cells["accuracy"]))
-  for name in ("probe accuracy", "neighbours accuracy", "recall@1", "map@r"):
+  for name in ("probe accuracy", "neighbors accuracy", "recall@1", "map@r"):
     assert 0 <= result[name] <= 1
   page = (finished / "report.html").read_text()
   assert "Accuracy by class and attribute" in page and "Unbiased" in page
@@ -116,7 +116,7 @@ def test_evaluate_probes_again_and_on_held_out_images(finished, capsys):
   result = json.loads((finished / "result.json").read_text())
   evaluate.main([f"--workdir={finished}"])
   scores = json.loads(capsys.readouterr().out.splitlines()[-1])
-  for name in ("probe accuracy", "probe conflicting", "neighbours unbiased"):
+  for name in ("probe accuracy", "probe conflicting", "neighbors unbiased"):
     assert scores[name] == pytest.approx(result[name], abs=1e-6)
   evaluate.main([f"--workdir={finished}", "--split=validation"])
   scores = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -225,10 +225,10 @@ def test_layer_norm_comes_before_the_head(tiny):
   )
 
 
-def test_grey_images_are_three_equal_channels(tiny):
-  grey = photos(channels=1)
-  expected = tiny(np.repeat(grey, 3, axis=3))[0]
-  np.testing.assert_allclose(tiny(grey)[0], expected, rtol=1e-4, atol=1e-5)
+def test_gray_images_are_three_equal_channels(tiny):
+  gray = photos(channels=1)
+  expected = tiny(np.repeat(gray, 3, axis=3))[0]
+  np.testing.assert_allclose(tiny(gray)[0], expected, rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match="2 channels: ResNet takes 1 or 3"):
     tiny(photos(channels=2))
 

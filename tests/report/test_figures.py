@@ -123,11 +123,11 @@ def solid(color):
   return np.broadcast_to(np.array(color, np.uint8), (24, 24, 3))
 
 
-def test_a_picture_of_neighbours_shows_the_query_left_and_rows_of_five(tmp_path):
+def test_a_picture_of_neighbors_shows_the_query_left_and_rows_of_five(tmp_path):
   red, green = solid((255, 0, 0)), solid((0, 255, 0))
   # A dollar sign is no formula, and a script without a font no error.
   names = ["a $x", "$\\frac$", "漢", "d", "e", "f", "a name that is far too long"]
-  figures.picture_of_neighbours(
+  figures.picture_of_neighbors(
     tmp_path / "found.png", red, [green] * 7, np.linspace(0.9, 0.3, 7), names
   )
   with Image.open(tmp_path / "found.png") as opened:
@@ -146,8 +146,8 @@ def test_a_picture_of_neighbours_shows_the_query_left_and_rows_of_five(tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_picture_of_few_neighbours(count, tmp_path):
-  figures.picture_of_neighbours(
+def test_a_picture_of_few_neighbors(count, tmp_path):
+  figures.picture_of_neighbors(
     tmp_path / "n.png", solid((9, 9, 9)), pictures(count), [0.5] * count, ["n"] * count
   )
   with Image.open(tmp_path / "n.png") as picture:
@@ -158,4 +158,4 @@ def test_captions_and_pictures_must_pair(tmp_path):
   one = pictures(1)
   for images, similarities, names in ((one, [0.5], []), ([], [], []), (one, [], ["a"])):
     with pytest.raises(ValueError, match="a similarity and a name for each"):
-      figures.neighbours_figure(one[0], images, similarities, names)
+      figures.neighbors_figure(one[0], images, similarities, names)

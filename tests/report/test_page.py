@@ -30,11 +30,11 @@ CONFIG = {"name": "glyphs", "seed": 3, "loss": {"scale": 16.0, "margin": 0.25}}
 
 
 @pytest.fixture(scope="module")
-def neighbours():
+def neighbors():
   """Six queries among themselves; classes 0 0 1 1 2 and the lone class 3."""
   images = pictures(6)
   labels = np.array([0, 0, 1, 1, 2, 3])
-  return page.Neighbours(
+  return page.Neighbors(
     query_images=images,
     query_labels=labels,
     gallery_images=images,
@@ -87,10 +87,10 @@ def written(path, **parts):
 
 
 @pytest.fixture(scope="module")
-def full_page(tmp_path_factory, neighbours):
+def full_page(tmp_path_factory, neighbors):
   events = [*train_events(), *validation_events(), {"event": "test", "step": 400}]
   path = tmp_path_factory.mktemp("full")
-  return written(path, events=events, queries=neighbours, centers=some_centers(12))
+  return written(path, events=events, queries=neighbors, centers=some_centers(12))
 
 
 def test_the_page_refers_to_nothing_outside_itself(full_page):
@@ -118,8 +118,8 @@ def test_the_page_holds_the_numbers(full_page):
     assert shown in full_page.text, shown
 
 
-def test_the_page_marks_right_and_wrong(tmp_path, neighbours):
-  parsed = written(tmp_path, queries=neighbours)
+def test_the_page_marks_right_and_wrong(tmp_path, neighbors):
+  parsed = written(tmp_path, queries=neighbors)
   kinds = [figure["class"] for figure in parsed.every("figure")]
   alts = [image["alt"] for image in parsed.every("img")]
   # Queries 0 to 3 at random (4 and 5 have no other of their class), then the mistakes.
@@ -132,47 +132,47 @@ def test_the_page_marks_right_and_wrong(tmp_path, neighbours):
   assert "✓ 0.950" in parsed.text and "✗ 0.100" in parsed.text
 
 
-def test_names_are_text_never_markup(tmp_path, neighbours):
-  parsed = written(tmp_path, queries=neighbours, config={"name": "<b>run</b>"})
+def test_names_are_text_never_markup(tmp_path, neighbors):
+  parsed = written(tmp_path, queries=neighbors, config={"name": "<b>run</b>"})
   assert "<one> & 'a' \"b\"" in parsed.text and "<b>run</b>" in parsed.text
   assert "wrong: <one> & 'a' \"b\"" in [image["alt"] for image in parsed.every("img")]
 
 
-def test_matches_are_right_where_the_class_is_the_same(neighbours):
-  first, second = page.matches(neighbours, 0)
+def test_matches_are_right_where_the_class_is_the_same(neighbors):
+  first, second = page.matches(neighbors, 0)
   assert (first.index, first.label, first.correct) == (1, 0, True)
   assert (second.index, second.label, second.correct) == (2, 1, False)
   assert first.similarity == pytest.approx(0.95)
-  assert len(page.matches(neighbours, 0, most=1)) == 1
+  assert len(page.matches(neighbors, 0, most=1)) == 1
 
 
-def test_mistakes_come_most_confident_first_one_a_pair_of_classes(neighbours):
+def test_mistakes_come_most_confident_first_one_a_pair_of_classes(neighbors):
   # Query 1 confuses classes 0 and 1, as the more confident query 2 does; 4 and 5 are
   # surer still, but have nothing right to find.
-  assert page.hardest_mistakes(neighbours, 5) == [2, 3]
-  assert page.hardest_mistakes(neighbours, 1) == [2]
+  assert page.hardest_mistakes(neighbors, 5) == [2, 3]
+  assert page.hardest_mistakes(neighbors, 1) == [2]
 
 
-def test_random_queries_are_seeded_and_can_be_answered(neighbours):
-  assert page.random_queries(neighbours, 99) == [0, 1, 2, 3]
-  drawn = [page.random_queries(neighbours, 2, seed=seed) for seed in range(9)]
-  assert drawn == [page.random_queries(neighbours, 2, seed=s) for s in range(9)]
+def test_random_queries_are_seeded_and_can_be_answered(neighbors):
+  assert page.random_queries(neighbors, 99) == [0, 1, 2, 3]
+  drawn = [page.random_queries(neighbors, 2, seed=seed) for seed in range(9)]
+  assert drawn == [page.random_queries(neighbors, 2, seed=s) for s in range(9)]
   assert len(set(map(tuple, drawn))) > 1
 
 
-def test_with_a_separate_gallery_one_picture_of_the_class_is_enough(neighbours):
-  fields = vars(neighbours) | {"gallery_images": neighbours.gallery_images.copy()}
-  assert len(page.random_queries(page.Neighbours(**fields), 99)) == 6
+def test_with_a_separate_gallery_one_picture_of_the_class_is_enough(neighbors):
+  fields = vars(neighbors) | {"gallery_images": neighbors.gallery_images.copy()}
+  assert len(page.random_queries(page.Neighbors(**fields), 99)) == 6
 
 
 @pytest.mark.parametrize(
   "missing", ["validation", "train", "queries", "centers", "all"]
 )
-def test_a_part_that_is_missing_is_left_out(missing, tmp_path, neighbours):
+def test_a_part_that_is_missing_is_left_out(missing, tmp_path, neighbors):
   parts = {
     "train": train_events(),
     "validation": validation_events(),
-    "queries": neighbours,
+    "queries": neighbors,
     "centers": some_centers(9),
   }
   empty = {"train": [], "validation": [], "queries": None, "centers": None}
@@ -210,10 +210,10 @@ def test_numbers_that_are_not_finite_do_no_harm(tmp_path):
   np.testing.assert_array_equal(speed.get_ydata(), [np.nan, 7, 7])
 
 
-def test_large_colour_pictures_become_thumbnails(tmp_path, neighbours):
+def test_large_color_pictures_become_thumbnails(tmp_path, neighbors):
   large = list(pictures(6, (300, 224, 3)))
-  fields = vars(neighbours) | {"query_images": large, "gallery_images": large}
-  written(tmp_path, queries=page.Neighbours(**fields))
+  fields = vars(neighbors) | {"query_images": large, "gallery_images": large}
+  written(tmp_path, queries=page.Neighbors(**fields))
   assert (tmp_path / "report.html").stat().st_size < 24 * 112 * 84 * 3 * 1.5
 
 
@@ -229,7 +229,7 @@ def test_the_report_needs_no_jax():
   assert run.returncode == 0, run.stderr
 
 
-def test_colours_and_font_of_the_page_are_the_readers(tmp_path):
+def test_colors_and_font_of_the_page_are_the_readers(tmp_path):
   written(tmp_path, events=train_events())
   text = (tmp_path / "report.html").read_text("utf-8")
   assert "prefers-color-scheme: dark" in text and "currentColor" in text

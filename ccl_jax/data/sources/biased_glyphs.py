@@ -1,10 +1,10 @@
 """BiasedGlyphs: digits whose background nearly always tells their class.
 
 A test of what a network looks at, embedded as Glyphs is: the ten digits of 16 faces,
-white on one of ten colours. In training the colour agrees with the digit with
-probability rho; in the test every digit comes on every colour equally often. The
+white on one of ten colors. In training the color agrees with the digit with
+probability rho; in the test every digit comes on every color equally often. The
 protocol is that of BiasedMNIST (Bahng et al., Learning De-biased Representations with
-Biased Representations, ICML 2020, https://arxiv.org/abs/1910.02806), its colours too;
+Biased Representations, ICML 2020, https://arxiv.org/abs/1910.02806), its colors too;
 faces, warps and counts are ours.
 """
 
@@ -22,7 +22,7 @@ from ccl_jax.data.sources import tfds_images, typefaces
 
 RHOS = (0.999, 0.997, 0.995, 0.99, 0.95)
 # Of the authors' code (github.com/clovaai/rebias, datasets/colour_mnist.py).
-COLOURS = {
+COLORS = {
   "red": (255, 0, 0),
   "green": (0, 255, 0),
   "blue": (0, 0, 255),
@@ -32,54 +32,58 @@ COLOURS = {
   "orange": (255, 128, 0),
   "pink": (255, 0, 128),
   "violet": (128, 0, 255),
-  "grey": (128, 128, 128),
+  "gray": (128, 128, 128),
 }
 _DIGITS = "0123456789"
 # Warps of a (digit, face) pair; the test's are other draws than the train ones.
 _COPIES = {"train": range(128), "test": range(128, 148)}
 
 
-def choose_colours(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
-  """A colour 0..9 for each example, that of its class for a share rho of each class.
+def choose_colors(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
+  """A color 0..9 for each example, that of its class for a share rho of each class.
 
   The share is exact, as in the authors' code: floor(rho * n) of the n examples of a
-  class agree, and the others go through the nine other colours in turn.
+  class agree, and the others go through the nine other colors in turn.
 
   Args:
     labels: [N], classes 0..9.
-    rho: 0.1 gives each colour to a tenth of each class.
-    seed: of the examples and of the order of the colours.
+    rho: 0.1 gives each color to a tenth of each class.
+    seed: of the examples and of the order of the colors.
 
   Returns:
     i32[N].
   """
-  colours = labels.astype(np.int32)
+  colors = labels.astype(np.int32)
   rng = np.random.default_rng(seed)
-  for label in range(len(COLOURS)):
+  for label in range(len(COLORS)):
     rows = rng.permutation(np.flatnonzero(labels == label))
     # The tolerance keeps 0.95 * 20 from being 18.999...
     conflicting = rows[int(rho * len(rows) + 1e-6) :]
-    others = rng.permutation(np.delete(np.arange(len(COLOURS)), label))
-    colours[conflicting] = np.resize(others, len(conflicting))
-  return colours
+    others = rng.permutation(np.delete(np.arange(len(COLORS)), label))
+    colors[conflicting] = np.resize(others, len(conflicting))
+  return colors
 
 
-def paint(foreground: np.ndarray, colours: np.ndarray) -> np.ndarray:
-  """White where the foreground u8[N,H,W] is 255, a colour [N] where it is 0: RGB."""
-  palette = np.array(list(COLOURS.values()), np.float32)
+def paint(foreground: np.ndarray, colors: np.ndarray) -> np.ndarray:
+  """White where the foreground u8[N,H,W] is 255, a color [N] where it is 0: RGB."""
+  palette = np.array(list(COLORS.values()), np.float32)
   share = foreground[..., None].astype(np.float32) / 255
-  background = palette[colours][:, None, None, :]
+  background = palette[colors][:, None, None, :]
   return (share * 255 + (1 - share) * background + 0.5).astype(np.uint8)
 
 
 class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
-  """Digits of 16 faces, warped and white, on a colour that agrees with their class.
+  """Digits of 16 faces, warped and white, on a color that agrees with their class.
 
-  A config for each share rho of the train images whose colour agrees. The test split is
-  the same in each: every (digit, colour) cell holds every face equally often.
+  A config for each share rho of the train images whose color agrees. The test split is
+  the same in each: every (digit, color) cell holds every face equally often.
   """
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES = {
+    "1.0.0": "First version.",
+    "2.0.0": "The feature `colour` is named `color`; the images are the same.",
+  }
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=f"rho_{rho}") for rho in RHOS]
   # Finding it takes TFDS a package that it does not install, and only downloads use it.
   code_path: Any = None
@@ -108,7 +112,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
             shape=(typefaces.SIZE, typefaces.SIZE, 3), encoding_format="png"
           ),
           "label": tfds.features.ClassLabel(names=list(_DIGITS)),
-          "colour": tfds.features.ClassLabel(names=list(COLOURS)),
+          "color": tfds.features.ClassLabel(names=list(COLORS)),
           "face": tfds.features.Text(),
         }
       ),
@@ -125,16 +129,16 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
     # Images [face, copy, digit], so that a digit's rows go through faces and copies.
     labels = np.broadcast_to(np.arange(10), (faces, len(copies), 10))
     if split == "train":
-      colours = choose_colours(labels.reshape(-1), self._rho, seed=0)
-      colours = colours.reshape(labels.shape)
+      colors = choose_colors(labels.reshape(-1), self._rho, seed=0)
+      colors = colors.reshape(labels.shape)
     else:
-      turn = np.arange(len(copies)) % len(COLOURS)
-      colours = np.broadcast_to(turn[None, :, None], labels.shape)
+      turn = np.arange(len(copies)) % len(COLORS)
+      colors = np.broadcast_to(turn[None, :, None], labels.shape)
     chars = [ord(digit) for digit in _DIGITS]
     for f, face in enumerate(self._faces):
       drawn = [drawings[f][char] for char in chars]
       for c, copy in enumerate(copies):
-        images = paint(typefaces.warp(drawn, chars, face, copy), colours[f, c])
+        images = paint(typefaces.warp(drawn, chars, face, copy), colors[f, c])
         for label, image in enumerate(images):
           encoded = io.BytesIO()
           Image.fromarray(image).save(encoded, "png", compress_level=1)
@@ -142,7 +146,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
           example = {
             "image": encoded,
             "label": label,
-            "colour": int(colours[f, c, label]),
+            "color": int(colors[f, c, label]),
             "face": face.name,
           }
           yield f"{face.name} {label} {copy}", example
@@ -158,18 +162,18 @@ def load(
 
   Args:
     data_dir: where TFDS keeps datasets; None honours TFDS_DATA_DIR.
-    rho: the share of the train images whose colour agrees with the digit, of RHOS.
+    rho: the share of the train images whose color agrees with the digit, of RHOS.
     image_size: side of the images; they are drawn at 32 and scaled down from it.
 
   Returns:
     (train, test): 20,480 and 3,200 RGB images, decoded in memory, of the same
-    ten classes; `bias` is the colour.
+    ten classes; `bias` is the color.
   """
   builder = BiasedGlyphs(rho=rho, data_dir=data_dir)
   builder.download_and_prepare()
 
   def read(split):
-    examples = tfds_images.read(builder, split, bias="colour", image_size=image_size)
+    examples = tfds_images.read(builder, split, bias="color", image_size=image_size)
     return tfds_images.in_memory(builder, split, examples)
 
   return read("train"), read("test")

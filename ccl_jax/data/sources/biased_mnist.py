@@ -14,14 +14,14 @@ def load(
 ) -> tuple[Examples, Examples]:
   """Train and test examples; a pixel that is not 0 becomes white, as published.
 
-  The protocol and the colours are those of Bahng et al. (see `biased_glyphs`); which
-  images take which colour is a draw of our own. Pictures are set in a black frame of
+  The protocol and the colors are those of Bahng et al. (see `biased_glyphs`); which
+  images take which color is a draw of our own. Pictures are set in a black frame of
   2 pixels before they are painted, which makes them 32 x 32.
 
   Args:
     data_dir: where TFDS keeps `mnist`; None honours TFDS_DATA_DIR.
-    rho: the share of the train images whose colour agrees with the digit; a tenth of
-      the test images has each colour.
+    rho: the share of the train images whose color agrees with the digit; a tenth of
+      the test images has each color.
 
   Raises:
     ValueError: if TFDS can neither find nor prepare `mnist`; the message says how to.
@@ -33,13 +33,13 @@ def load(
 def _painted(examples: Examples, rho: float, *, seed: int) -> Examples:
   digits = examples.take(np.arange(len(examples)))["image"][..., 0]
   digits = np.pad(digits, ((0, 0), (2, 2), (2, 2)))
-  colours = biased_glyphs.choose_colours(examples.labels, rho, seed=seed)
-  images = biased_glyphs.paint(255 * (digits != 0).astype(np.uint8), colours)
+  colors = biased_glyphs.choose_colors(examples.labels, rho, seed=seed)
+  images = biased_glyphs.paint(255 * (digits != 0).astype(np.uint8), colors)
   return dataclasses.replace(
     examples,
     source=Decoded(images),
     indices=np.arange(len(images)),
     channels=3,
-    bias=colours,
-    bias_names=tuple(biased_glyphs.COLOURS),
+    bias=colors,
+    bias_names=tuple(biased_glyphs.COLORS),
   )

@@ -34,7 +34,7 @@ def load(
   Args:
     root: the folder.
     image_size: side of the (square) images; see `Examples`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
     seed: of the split of the classes.
 
   Returns:
@@ -60,7 +60,7 @@ def load(
   return examples.subset(np.sort(order[:half])), examples.subset(np.sort(order[half:]))
 
 
-def unlabelled(
+def unlabeled(
   path: str | os.PathLike, *, image_size: int, channels: int = 3
 ) -> Examples:
   """One image, or all images below a folder, sorted by path; every label is 0.
@@ -68,7 +68,7 @@ def unlabelled(
   Args:
     path: an image file, or a folder searched at every depth.
     image_size: side of the (square) images; see `Examples`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
 
   Raises:
     FileNotFoundError: no such file or folder.

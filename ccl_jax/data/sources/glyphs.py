@@ -175,7 +175,7 @@ def load(
     fonts: folder of fonts to draw; None takes the 16 default faces.
 
   Returns:
-    (train, test): disjoint classes, grey images 32 x 32, decoded in memory. The
+    (train, test): disjoint classes, gray images 32 x 32, decoded in memory. The
     copies of a (character, face) pair are a group.
   """
   builder = Glyphs(fonts=fonts, data_dir=data_dir)

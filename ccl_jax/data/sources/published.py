@@ -253,7 +253,7 @@ def load(
     images: where the archive is.
     classes: keep the first so many of each split.
     image_size: side of the (square) images; see `Examples`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
 
   Raises:
     FileNotFoundError: nothing is built, and images are missing: which, and from whom.

@@ -1,4 +1,4 @@
-"""Any TFDS dataset of labelled images, prepared in a format of random access."""
+"""Any TFDS dataset of labeled images, prepared in a format of random access."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ def load(
       labels, integers from 0 or truth values.
     bias: likewise, an attribute that may stand in for the label; None: there is none.
     image_size: side of the (square) images; see `Examples`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
 
   Raises:
     ValueError: if TFDS can neither find nor prepare it; the message says how to.

@@ -215,7 +215,7 @@ def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-  """A grey image u8[H,W] as PNG; Pillow's writer takes ten times as long."""
+  """A gray image u8[H,W] as PNG; Pillow's writer takes ten times as long."""
   height, width = image.shape
 
   def chunk(kind: bytes, data: bytes) -> bytes:

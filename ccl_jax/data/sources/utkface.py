@@ -24,7 +24,7 @@ def load(
   Args:
     root: the folder of the aligned and cropped faces, searched at every depth.
     image_size: side of the (square) images; see `Examples`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (gray) or 3 (RGB).
     seed: of the split.
 
   Raises:

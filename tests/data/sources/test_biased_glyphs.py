@@ -1,32 +1,32 @@
-"""Digits on colours: how often they agree, and what is drawn."""
+"""Digits on colors: how often they agree, and what is drawn."""
 
 import numpy as np
 import pytest
 
 from ccl_jax.data.sources import biased_glyphs, biased_mnist, typefaces
-from ccl_jax.data.sources.biased_glyphs import COLOURS, choose_colours, paint
+from ccl_jax.data.sources.biased_glyphs import COLORS, choose_colors, paint
 from tests.data import stand_ins
 
-PALETTE = np.array(list(COLOURS.values()))
+PALETTE = np.array(list(COLORS.values()))
 
 
 @pytest.mark.parametrize(
   ("rho", "agreeing"), [(0.95, 190), (0.995, 199), (0.999, 199), (0.1, 20), (1.0, 200)]
 )
-def test_a_share_rho_of_each_class_has_its_colour(rho, agreeing):
+def test_a_share_rho_of_each_class_has_its_color(rho, agreeing):
   labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 200))
-  colours = choose_colours(labels, rho, seed=1)
+  colors = choose_colors(labels, rho, seed=1)
   cells = np.zeros((10, 10), int)
-  np.add.at(cells, (labels, colours), 1)
+  np.add.at(cells, (labels, colors), 1)
   assert (np.diag(cells) == agreeing).all()
   others = cells[~np.eye(10, dtype=bool)].reshape(10, 9)
-  assert (np.ptp(others, axis=1) <= 1).all(), "the others go through all colours"
-  assert (colours != choose_colours(labels, rho, seed=2)).any() == (rho < 1)
+  assert (np.ptp(others, axis=1) <= 1).all(), "the others go through all colors"
+  assert (colors != choose_colors(labels, rho, seed=2)).any() == (rho < 1)
 
 
-def test_paint_mixes_white_and_colour():
+def test_paint_mixes_white_and_color():
   foreground = np.array([[[0, 255], [51, 0]]], np.uint8)
-  (found,) = paint(foreground, np.array([list(COLOURS).index("orange")]))
+  (found,) = paint(foreground, np.array([list(COLORS).index("orange")]))
   np.testing.assert_array_equal(found[0], [[255, 128, 0], [255, 255, 255]])
   # A fifth of white and four fifths of orange.
   np.testing.assert_array_equal(found[1, 0], [255, 153, 51])
@@ -47,12 +47,12 @@ def built(tmp_path_factory):
 
 
 def background(images):
-  """The palette's colour nearest to that of most pixels."""
+  """The palette's color nearest to that of most pixels."""
   middle = np.median(images.reshape(len(images), -1, 3), axis=1)
   return np.abs(middle[:, None] - PALETTE).sum(axis=2).argmin(axis=1)
 
 
-def test_the_images_have_the_colours_they_are_said_to_have(built):
+def test_the_images_have_the_colors_they_are_said_to_have(built):
   for train, test in built[0].values():
     for examples in (train, test):
       images = examples.take(np.arange(len(examples)))["image"]
@@ -60,10 +60,10 @@ def test_the_images_have_the_colours_they_are_said_to_have(built):
       np.testing.assert_array_equal(background(images), examples.bias)
 
 
-def test_the_colour_agrees_in_training_and_tells_nothing_in_the_test(built):
+def test_the_color_agrees_in_training_and_tells_nothing_in_the_test(built):
   for rho, (train, test) in built[0].items():
     assert train.class_names == test.class_names == tuple("0123456789")
-    assert train.bias_names == tuple(COLOURS)
+    assert train.bias_names == tuple(COLORS)
     assert len(train) == 4 * 16 * 10
     # Of 64 a class: 60 and 63.
     assert (train.labels == train.bias).sum() == {0.95: 600, 0.99: 630}[rho]

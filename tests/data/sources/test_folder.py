@@ -10,7 +10,7 @@ from ccl_jax.data.sources import folder
 
 
 def images(root, classes, count=2):
-  """A folder of images for each class; a class's number is the grey of its images."""
+  """A folder of images for each class; a class's number is the gray of its images."""
   for number, name in enumerate(classes):
     (root / name).mkdir(parents=True)
     for i in range(count):

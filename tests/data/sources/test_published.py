@@ -368,11 +368,11 @@ def test_unusable_annotations_of_cars(archives, tmp_path):
   with pytest.raises(ValueError, match="has no annotations: fetch it again"):
     load("cars", tmp_path / "tfds", images=tmp_path)
   # The devkit's own test annotations, which come without classes.
-  unlabelled = np.array([[("00001.jpg",)] * 2], [("fname", object)])
+  unlabeled = np.array([[("00001.jpg",)] * 2], [("fname", object)])
   shutil.copy(archives("cars in halves") / "car_devkit.tgz", tmp_path)
   (tmp_path / "cars_annos.mat").unlink()
   mat = tmp_path / "cars_test_annos_withlabels.mat"
-  scipy.io.savemat(mat, {"annotations": unlabelled})
+  scipy.io.savemat(mat, {"annotations": unlabeled})
   with pytest.raises(ValueError, match="have the fields fname and no class: fetch"):
     load("cars", tmp_path / "tfds", images=tmp_path)
   mat.unlink()

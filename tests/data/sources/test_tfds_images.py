@@ -64,7 +64,7 @@ def test_a_slice_of_a_split_is_a_split(folder):
   ("settings", "says"),
   [
     ({"test": "validation"}, "no split validation: expected one of"),
-    ({"label": "colour"}, "no feature colour: expected one of"),
+    ({"label": "color"}, "no feature color: expected one of"),
     ({"label": "image"}, "expected a class label or a truth value"),
   ],
 )

@@ -49,7 +49,7 @@ def test_the_test_examples_are_searched_once(data, tmp_path, monkeypatch):
 
 def test_the_report_shows_the_nearest_of_each_test_example(data):
   tested = testing.test(Config(recall_at=(1,)), embed, None, data)
-  shown = show.neighbours_of(data, tested.neighbors)
+  shown = show.neighbors_of(data, tested.neighbors)
   rows = tested.embedded.queries, tested.embedded.gallery
   expected = retrieval.search(*rows, k=testing.NEIGHBORS)
   np.testing.assert_array_equal(shown.indices, expected.indices)
