@@ -1,99 +1,90 @@
-"""The schema of an experiment: every field and its default, once.
+"""The schema of an experiment: every field, its bounds and its default, once.
 
-Read by `experiments` alone; the library takes explicit arguments.
+Read by `experiments` alone; the library takes explicit arguments. A field's full name
+is `SECTION.FIELD`, or `FIELD` for those of the run itself: so it stands on the command
+line (`--config.loss.scale=16`), in config.json and in stored results.
 """
 
 import dataclasses
+import itertools
 import math
-from typing import Literal
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-_COUNTS = (
-  "image_size",
-  "dim",
-  "steps",
-  "batch_size",
-  "log_every",
-  "eval_every",
-  "checkpoint_every",
-  "keep_checkpoints",
-  "views",
-  "neighbors",
-  "centers_per_class",
-)
-_FINITE = ("margin", "center_weight", "regularizer", "alpha", "beta", "base", "gamma")
-DatasetName = Literal[
-  "glyphs",
-  "folder",
-  "cub",
-  "cars",
-  "sop",
-  "inshop",
-  "biased_glyphs",
-  "biased_mnist",
-  "tfds",
-  "utkface",
-]
-ViewName = Literal[
-  "none", "warp", "warp_and_gray", "crop_and_flip", "simclr", "photo", "photo_color"
-]
-LossName = Literal[
-  "center_contrastive",
-  "normalized_softmax",
-  "cosface",
-  "arcface",
-  "proxy_nca",
-  "proxy_anchor",
-  "soft_triple",
-  "cross_entropy",
-  "nt_xent",
-  "supcon",
-  "contex",
-  "contex_p",
-  "multi_similarity",
-  "triplet",
-  "contrastive",
-]
-# Those that can be contrasted with a memory.
+
+class Bound(NamedTuple):
+  """What a number must be."""
+
+  expected: str
+  holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Bound("1 or more", lambda n: n >= 1)]
+Natural = Annotated[int, Bound("0 or more", lambda n: n >= 0)]
+Positive = Annotated[float, Bound("a number above 0", lambda x: 0 < x < math.inf)]
+NonNegative = Annotated[float, Bound("0 or more", lambda x: 0 <= x < math.inf)]
+AtLeastOne = Annotated[float, Bound("1 or more", lambda x: 1 <= x < math.inf)]
+Finite = Annotated[float, Bound("a finite number", math.isfinite)]
+Fraction = Annotated[float, Bound("0 to 1", lambda x: 0 <= x <= 1)]
+Part = Annotated[float, Bound("above 0, at most 1", lambda x: 0 < x <= 1)]
+
+# The losses that can be contrasted with a memory.
 PAIR_LOSSES = ("contrastive", "multi_similarity", "supcon", "triplet")
 
 
 @dataclasses.dataclass
-class Config:
-  """All that a run depends on. Rates are per step; sizes are of the global batch."""
+class Data:
+  """The images of a run, and how a batch is made of them."""
 
-  seed: int = 0  # of parameters, data order, views and held-out classes
-
-  # Data.
-  dataset: DatasetName = "glyphs"  # embedded, a folder of yours, or a known one
+  name: Literal[
+    "glyphs",
+    "folder",
+    "cub",
+    "cars",
+    "sop",
+    "inshop",
+    "biased_glyphs",
+    "biased_mnist",
+    "tfds",
+    "utkface",
+  ] = "glyphs"  # embedded, a folder of yours, or a known benchmark
   data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
   fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
   images: str | None = None  # the root of class/image files, or a benchmark's archive
-  classes: int | None = None  # benchmarks: so many of each split, for a trial; or all
-  tfds_name: str | None = None  # tfds: which dataset, as TFDS spells it
+  classes: int | None = None  # benchmarks: the first N of each split, for a trial
+  tfds_name: str | None = None  # tfds: the dataset, as TFDS spells it
   tfds_train: str = "train"  # tfds: the split that trains
   tfds_test: str = "test"  # tfds: the split that tests
   label: str = "label"  # tfds: the feature that is the class
   bias: str | None = None  # tfds: an attribute that may stand in for the label
-  rho: float = 0.99  # biased_glyphs, biased_mnist: how often the color tells the class
-  image_size: int = 32  # pixels; pictures of another size are resized and cropped
+  rho: Fraction = 0.99  # biased_*: share of train images whose color tells the class
+  image_size: Count = 32  # pixels; pictures of another size are resized and cropped
   channels: Literal[1, 3] = 1  # gray or RGB
-  validation_fraction: float = 0.1  # of the train classes (or images) held out
-  imbalance: float = 1.0  # of a long tail of rare train classes; 1: as it is
-  label_noise: float = 0.0  # of the train labels that are wrong
-  seen_fraction: float = 0.0  # of each train class's images, set aside to test on
-  shorter_side: int | None = None  # that pictures get before the central cut
-  view: ViewName = "warp"  # random change of an image; photo: cut as it is decoded
-  smallest_crop: float = 0.2  # photo: the least part of a picture's area
-  views: int = 1  # V, rows that each image takes of a batch, each its own random change
-  images_per_class: int = 0  # M, of each class of a batch; 0: shuffled, as they come
-  num_workers: int = 0  # processes that decode images; 0: threads of this one
+  shorter_side: int | None = None  # pixels of pictures before their central cut
+  validation_fraction: Fraction = 0.1  # share of train classes (or images) held out
+  seen_fraction: Fraction = 0.0  # share of each train class set aside to test on
+  imbalance: AtLeastOne = 1.0  # images of the most frequent class / of the rarest
+  label_noise: Fraction = 0.0  # share of the train labels that are made wrong
+  view: Literal[
+    "none", "warp", "warp_and_gray", "crop_and_flip", "simclr", "photo", "photo_color"
+  ] = "warp"  # random change of an image; photo: cut while it is decoded
+  smallest_crop: Part = 0.2  # photo: the least share of a picture's area
+  views: Count = 1  # V: rows of a batch for each image, each changed by its own draw
+  images_per_class: Natural = 0  # M in a batch; 0: shuffled without regard to classes
+  num_workers: Natural = 0  # processes that decode images; 0: threads of this process
 
-  # Model.
-  model: Literal["glyph_net", "resnet18", "resnet50"] = "glyph_net"  # the network
-  dim: int = 128  # D, length of an embedding
-  widths: tuple[int, int] = (96, 128)  # channels of glyph_net's first two layers
-  depth: int = 1  # residual 3 x 3 convolutions after them, the slow part on a CPU
-  projection: tuple[int, ...] = ()  # dense layers that only the loss sees, if any
+
+@dataclasses.dataclass
+class Model:
+  """The network from images to embeddings."""
+
+  name: Literal["glyph_net", "resnet18", "resnet50"] = "glyph_net"  # the network
+  dim: Count = 128  # D, length of an embedding
+  widths: tuple[Count, Count] = (96, 128)  # channels of glyph_net's first two layers
+  depth: Natural = 1  # glyph_net: residual 3 x 3 convolutions, the slow part on a CPU
+  projection: tuple[Count, ...] = ()  # dense layers that only the loss sees
   weights: str | None = None  # resnet: .safetensors or .pth file to start from
   pooling: Literal["average", "max", "sum"] = "average"  # resnet: over positions
   layer_norm: bool = False  # resnet: normalize pooled features before the embedding
@@ -101,151 +92,209 @@ class Config:
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
   compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
 
-  # Loss. Its numbers are None where they are the loss's own: the defaults, published
-  # where they are, of the function in ccl_jax.losses, which also says what they mean. A
-  # loss reads those that its signature names.
-  loss: LossName = "center_contrastive"  # what is minimized
+
+@dataclasses.dataclass
+class Loss:
+  """What is minimized, and the class vectors that it is contrasted with.
+
+  A number that is None is the loss's own: the default of the function in
+  `ccl_jax.losses`, published where one is, whose docstring says what it means. A loss
+  reads the numbers that its signature names.
+  """
+
+  name: Literal[
+    "center_contrastive",
+    "normalized_softmax",
+    "cosface",
+    "arcface",
+    "proxy_nca",
+    "proxy_anchor",
+    "soft_triple",
+    "cross_entropy",
+    "nt_xent",
+    "supcon",
+    "contex",
+    "contex_p",
+    "multi_similarity",
+    "triplet",
+    "contrastive",
+  ] = "center_contrastive"  # the loss
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
-  scale: float | None = None  # s; normalized_softmax: 1 / temperature
-  margin: float | None = None  # m: a cosine; arcface: an angle; triplet: a distance
-  center_weight: float | None = None  # lambda of the pull to the own center
-  temperature: float | None = None  # tau of nt_xent, supcon, contex; T of proxy_nca
-  momentum: float = 0.9  # mu of the bank; of no effect on trained centers
-  first_visit: Literal["replace", "mix"] = "replace"  # of a class's random center
-  sharpness: float | None = 8.0  # tau of the bank's repulsion; none: class means
-  memory_size: int = 0  # past embeddings that a loss over pairs sees too; 0: none
-  memory_warmup_steps: int = 0  # first steps, in which that memory only fills
-  sample_rate: float = 1.0  # part of the other classes that a step contrasts with
-  centers_per_class: int = 10  # C of soft_triple
-  gamma: float | None = None  # soft_triple: temperature among a class's centers
-  regularizer: float | None = None  # soft_triple: draws a class's centers together
-  alpha: float | None = None  # multi_similarity: sharpness of the positives
-  beta: float | None = None  # multi_similarity: sharpness of the negatives
-  base: float | None = None  # multi_similarity: cosine between the two kinds
+  scale: Positive | None = None  # s; normalized_softmax: 1 / temperature
+  margin: Finite | None = None  # m: a cosine; arcface: an angle; triplet: a distance
+  center_weight: Finite | None = None  # lambda of the pull to the own center
+  temperature: Positive | None = None  # tau of nt_xent, supcon, contex; T of proxy_nca
+  momentum: Fraction = 0.9  # bank: mu
+  first_visit: Literal["replace", "mix"] = "replace"  # bank: of a random center
+  sharpness: NonNegative | None = 8.0  # bank: of its repulsion; none: class means
+  memory_size: Natural = 0  # past embeddings that a loss over pairs sees too
+  memory_warmup_steps: Natural = 0  # first steps, in which that memory only fills
+  sample_rate: Part = 1.0  # share of the other classes that a step contrasts with
+  centers_per_class: Count = 10  # soft_triple: C
+  gamma: Positive | None = None  # soft_triple: temperature among a class's centers
+  regularizer: Finite | None = None  # soft_triple: draws a class's centers together
+  alpha: Positive | None = None  # multi_similarity: sharpness of the positives
+  beta: Positive | None = None  # multi_similarity: sharpness of the negatives
+  base: Finite | None = None  # multi_similarity: cosine between the two kinds
   epsilon: float | None = None  # multi_similarity: slack of its miner; inf: all pairs
-  mining: Literal["batch_hard", "semi_hard"] | None = None  # of triplet
+  mining: Literal["batch_hard", "semi_hard"] | None = None  # triplet: which triplets
 
-  # Optimizer: by default AdamW for the model, Adam for what the loss trains.
-  optimizer: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
-  learning_rate: float = 3e-3  # peak, of the model
-  backbone_learning_rate: float | None = None  # peak, of a resnet without its head
-  frozen_backbone_fraction: float = 0.0  # of the steps, in which only the head learns
-  centers_learning_rate: float = 0.03  # peak, of trained centers
-  weight_decay: float = 0.02  # of the model's matrices
-  warmup_fraction: float = 0.03  # of the steps, in which the rates rise linearly
 
-  # Run.
-  steps: int = 2000  # in all
-  batch_size: int = 128  # of all devices together
+@dataclasses.dataclass
+class Optimizer:
+  """AdamW for the model and Adam for trained centers, or SGD; both by a cosine."""
+
+  name: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
+  learning_rate: Positive = 3e-3  # peak, of the model
+  backbone_learning_rate: Positive | None = None  # peak, of a resnet without its head
+  frozen_backbone_fraction: Fraction = 0.0  # share of steps that train the head alone
+  centers_learning_rate: Positive = 0.03  # peak, of trained centers
+  weight_decay: NonNegative = 0.02  # of the model's matrices
+  warmup_fraction: Fraction = 0.03  # share of steps in which the rates rise linearly
+
+
+SECTIONS = {"data": Data, "model": Model, "loss": Loss, "optimizer": Optimizer}
+
+
+@dataclasses.dataclass
+class Config:
+  """All that a run depends on. Rates are per step; sizes are of the global batch."""
+
+  seed: Natural = 0  # of parameters, data order, views and held-out classes
+  steps: Count = 2000  # in all
+  batch_size: Count = 128  # images of all devices together
   parallel: Literal["jit", "pmap", "class_sharded"] = "jit"  # how devices share a step
-  class_shards: int = 0  # class_sharded: devices that share the centers; 0: all
-  log_every: int = 20  # steps between lines of metrics.jsonl
-  eval_every: int = 500  # steps between evaluations on validation classes
-  checkpoint_every: int = 500  # steps between checkpoints
-  keep_checkpoints: int = 2  # how many of the newest stay
-  recall_at: tuple[int, ...] = (1, 2, 4, 8)  # the K of Recall@K
+  class_shards: Natural = 0  # class_sharded: devices that share the centers; 0: all
+  log_every: Count = 20  # steps between lines of metrics.jsonl
+  eval_every: Count = 500  # steps between evaluations on validation classes
+  checkpoint_every: Count = 500  # steps between checkpoints
+  keep_checkpoints: Count = 2  # how many of the newest stay
+  recall_at: tuple[Count, ...] = (1, 2, 4, 8)  # the K of Recall@K
   probe: Literal["none", "lbfgs", "sgd"] = "none"  # of frozen features, by train images
-  neighbors: int = 10  # with a probe: of the k-nearest-neighbor accuracy
+  neighbors: Count = 10  # with a probe: K of the k-nearest-neighbor accuracy
+
+  data: Data = dataclasses.field(default_factory=Data)
+  model: Model = dataclasses.field(default_factory=Model)
+  loss: Loss = dataclasses.field(default_factory=Loss)
+  optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
 
   def __post_init__(self):
-    """Raises ValueError for a number that no run can use."""
-    for name in _COUNTS:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)}: expected 1 or more")
-    for name in (
-      "scale",
-      "temperature",
-      "gamma",
-      "alpha",
-      "beta",
-      "learning_rate",
-      "centers_learning_rate",
-      "smallest_crop",
-    ):
-      value = getattr(self, name)
-      if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"{name}={value}: expected a number above 0")
-    for name in (
-      "momentum",
-      "validation_fraction",
-      "warmup_fraction",
-      "frozen_backbone_fraction",
-      "smallest_crop",
-      "rho",
-      "label_noise",
-      "seen_fraction",
-    ):
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(f"{name}={getattr(self, name)}: expected 0 to 1")
-    for name in (
-      "seed",
-      "images_per_class",
-      "memory_size",
-      "memory_warmup_steps",
-      "num_workers",
-      "weight_decay",
-      "class_shards",
-      "depth",
-    ):
-      if not 0 <= getattr(self, name) < math.inf:
-        raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more")
-    for name in _FINITE:
-      value = getattr(self, name)
-      if value is not None and not math.isfinite(value):
-        raise ValueError(f"{name}={value}: expected a finite number")
-    if self.sharpness is not None and not 0 <= self.sharpness < math.inf:
+    """Raises ValueError for a value, or a pair of values, that no run can use."""
+    for name, section in SECTIONS.items():
+      if not isinstance(getattr(self, name), section):
+        given = getattr(self, name)
+        raise TypeError(f"{name}={given!r}: expected a configs.base.{section.__name__}")
+    values = fields(self)
+    for name, hint in hints(include_extras=True).items():
+      _check_bound(name, values[name], hint)
+    _check_memory(self)
+    _check_backbone(self)
+    if self.loss.first_visit == "mix" and self.loss.centers != "bank":
       raise ValueError(
-        f"sharpness={self.sharpness}: expected 0 or more, or none for class means"
+        f"loss.first_visit=mix with loss.centers={self.loss.centers}: only a bank has"
+        " visits"
       )
-    if self.first_visit == "mix" and self.centers != "bank":
+    if self.data.views > 1 and self.data.view == "none":
       raise ValueError(
-        f"first_visit=mix with centers={self.centers}: only centers=bank has visits"
+        f"data.views={self.data.views} with data.view=none would all be the same:"
+        " choose a view"
       )
-    if not 1 <= self.imbalance < math.inf:
-      raise ValueError(f"imbalance={self.imbalance}: expected 1 or more")
-    if not 0 < self.sample_rate <= 1:
-      raise ValueError(f"sample_rate={self.sample_rate}: expected above 0, at most 1")
-    if self.memory_size and self.loss not in PAIR_LOSSES:
+    if not self.recall_at:
+      raise ValueError("recall_at is empty: expected integers of 1 or more")
+
+
+def fields(config: Config) -> dict[str, Any]:
+  """Full name -> value of every field."""
+  own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+  sections = {name: own.pop(name) for name in SECTIONS}
+  for name, section in sections.items():
+    own |= {f"{name}.{field}": value for field, value in vars(section).items()}
+  return own
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+  """A copy with other values, by full name: `{"steps": 100, "loss.scale": 16.0}`.
+
+  Raises:
+    TypeError: a name that is no field.
+    ValueError: a value that no run can use.
+  """
+  sections: dict[str, dict[str, Any]] = {}
+  for name, value in values.items():
+    section, _, field = name.rpartition(".")
+    sections.setdefault(section, {})[field] = value
+  own = sections.pop("", {})
+  changed = {
+    name: dataclasses.replace(getattr(config, name), **sections.pop(name, {}))
+    for name in SECTIONS
+  }
+  if sections:
+    raise TypeError(f"no section {sorted(sections)}: expected some of {[*SECTIONS]}")
+  return dataclasses.replace(config, **changed, **own)
+
+
+def hints(*, include_extras: bool = False) -> dict[str, Any]:
+  """Full name -> type of every field."""
+  found = typing.get_type_hints(Config, include_extras=include_extras)
+  for name, section in SECTIONS.items():
+    del found[name]
+    own = typing.get_type_hints(section, include_extras=include_extras)
+    found |= {f"{name}.{field}": hint for field, hint in own.items()}
+  return found
+
+
+def _check_bound(name: str, value: Any, hint: Any) -> None:
+  """Raises ValueError for a number out of the bound that its type names."""
+  parts, args = [value], typing.get_args(hint)
+  if typing.get_origin(hint) is tuple:
+    parts, hint = list(value), args[0]
+    if Ellipsis not in args and len(parts) != len(args):
+      raise ValueError(f"{name}={value}: expected {len(args)} numbers")
+  for part, bound in itertools.product(parts, _bounds(hint)):
+    if part is not None and not bound.holds(part):
+      raise ValueError(f"{name}={value}: expected {bound.expected}")
+
+
+def _bounds(hint: Any) -> Iterator[Bound]:
+  """The bounds of a type, or of the types that it is a union of."""
+  yield from (part for part in getattr(hint, "__metadata__", ()))
+  if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    for part in typing.get_args(hint):
+      yield from _bounds(part)
+
+
+def _check_memory(config: Config) -> None:
+  size, rows = config.loss.memory_size, config.batch_size * config.data.views
+  if size and config.loss.name not in PAIR_LOSSES:
+    raise ValueError(
+      f"loss.memory_size={size} with loss.name={config.loss.name}: only"
+      f" {', '.join(PAIR_LOSSES)} can be contrasted with a memory"
+    )
+  if 0 < size < rows:
+    raise ValueError(
+      f"loss.memory_size={size} is less than the {config.batch_size} x"
+      f" {config.data.views} rows of a batch: give more, or 0 for no memory"
+    )
+
+
+def _check_backbone(config: Config) -> None:
+  model, optimizer = config.model, config.optimizer
+  for name, value in (
+    ("model.weights", model.weights),
+    ("optimizer.backbone_learning_rate", optimizer.backbone_learning_rate),
+  ):
+    if value is not None and (model.name == "glyph_net" or model.projection):
       raise ValueError(
-        f"memory_size={self.memory_size} with loss={self.loss}: only"
-        f" {', '.join(PAIR_LOSSES)} can be contrasted with a memory"
+        f"{name}={value}: only model.name=resnet50 or resnet18 without a projection has"
+        " a backbone of its own"
       )
-    if 0 < self.memory_size < self.batch_size * self.views:
-      raise ValueError(
-        f"memory_size={self.memory_size} is less than the {self.batch_size} x"
-        f" {self.views} rows of a batch: give more, or 0 for no memory"
-      )
-    for name in ("weights", "backbone_learning_rate"):
-      if getattr(self, name) is None:
-        continue
-      if self.model == "glyph_net" or self.projection:
-        raise ValueError(
-          f"{name}={getattr(self, name)}: only model=resnet50 or resnet18 without a"
-          " projection has a backbone of its own"
-        )
-    if self.backbone_learning_rate is None and self.frozen_backbone_fraction:
-      raise ValueError(
-        f"frozen_backbone_fraction={self.frozen_backbone_fraction}: give the"
-        " backbone_learning_rate of the steps afterwards"
-      )
-    if self.backbone_learning_rate is not None:
-      if not 0 < self.backbone_learning_rate < math.inf:
-        raise ValueError(
-          f"backbone_learning_rate={self.backbone_learning_rate}: expected a number"
-          " above 0"
-        )
-      if self.optimizer == "sgd":
-        raise ValueError(
-          f"backbone_learning_rate={self.backbone_learning_rate}: only adamw has it"
-        )
-    if len(self.widths) != 2 or min(*self.widths, *self.projection, 1) < 1:
-      raise ValueError(
-        f"widths={self.widths}, projection={self.projection}: expected two widths, and"
-        " each 1 or more"
-      )
-    if self.views > 1 and self.view == "none":
-      raise ValueError(
-        f"views={self.views} with view=none would all be the same: choose a view"
-      )
-    if not self.recall_at or min(self.recall_at) < 1:
-      raise ValueError(f"recall_at={self.recall_at}: expected integers of 1 or more")
+  if optimizer.backbone_learning_rate is None and optimizer.frozen_backbone_fraction:
+    raise ValueError(
+      f"optimizer.frozen_backbone_fraction={optimizer.frozen_backbone_fraction}: give"
+      " the optimizer.backbone_learning_rate of the steps afterwards"
+    )
+  if optimizer.backbone_learning_rate is not None and optimizer.name == "sgd":
+    raise ValueError(
+      f"optimizer.backbone_learning_rate={optimizer.backbone_learning_rate}: only"
+      " optimizer.name=adamw has it"
+    )

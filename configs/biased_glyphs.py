@@ -10,9 +10,8 @@ The table over losses and rho: python -m experiments.compare \
   --config=configs/biased_glyphs.py --results=experiments/results/biased_glyphs
 """
 
-import dataclasses
-
-from configs.base import Config
+from configs import base
+from configs.base import Config, Data, Loss, Model, Optimizer
 from configs.comparison import AS_STORED, Comparison
 
 # Of the published views only the gray one: a digit that is mirrored or cut out of its
@@ -21,50 +20,51 @@ from configs.comparison import AS_STORED, Comparison
 _VIEW = "warp_and_gray"
 _RHOS = (0.999, 0.997, 0.995, 0.99, 0.95)
 _METHODS = {
-  "cross-entropy": {"loss": "cross_entropy", "projection": ()},
-  "SimCLR": {"loss": "nt_xent"},
-  "SupCon": {"loss": "supcon"},
-  "ConTeX": {"loss": "contex"},
-  "ConTeX-p": {"loss": "contex_p"},
-  "CCL": {"loss": "center_contrastive"},
+  "cross-entropy": {"loss.name": "cross_entropy", "model.projection": ()},
+  "SimCLR": {"loss.name": "nt_xent"},
+  "SupCon": {"loss.name": "supcon"},
+  "ConTeX": {"loss.name": "contex"},
+  "ConTeX-p": {"loss.name": "contex_p"},
+  "CCL": {"loss.name": "center_contrastive"},
 }
 
 
 def get_config() -> Config:
   return Config(
-    dataset="biased_glyphs",
-    rho=0.95,
-    channels=3,
-    view=_VIEW,
-    views=2,
-    dim=128,
-    depth=0,
-    projection=(128, 64),
-    loss="contex",
-    temperature=0.1,
-    warmup_fraction=0.1,
     batch_size=64,
     steps=3000,
     eval_every=1000,
     checkpoint_every=1000,
-    validation_fraction=0.0,
     probe="lbfgs",
+    data=Data(
+      name="biased_glyphs",
+      rho=0.95,
+      channels=3,
+      view=_VIEW,
+      views=2,
+      validation_fraction=0.0,
+    ),
+    model=Model(dim=128, depth=0, projection=(128, 64)),
+    loss=Loss(name="contex", temperature=0.1),
+    optimizer=Optimizer(warmup_fraction=0.1),
   )
 
 
 def get_comparison() -> Comparison:
   """Each method at each rho, small enough for 150 runs on one core."""
-  small = dataclasses.replace(
+  small = base.replace(
     get_config(),
-    image_size=16,
-    widths=(64, 128),
-    dim=64,
-    projection=(64, 32),
-    steps=1000,
-    **AS_STORED,
+    {
+      "data.image_size": 16,
+      "model.widths": (64, 128),
+      "model.dim": 64,
+      "model.projection": (64, 32),
+      "steps": 1000,
+      **AS_STORED,
+    },
   )
   return Comparison(
-    methods={name: dataclasses.replace(small, **m) for name, m in _METHODS.items()},
-    columns={f"rho {rho}": {"rho": rho} for rho in _RHOS},
+    methods={name: base.replace(small, m) for name, m in _METHODS.items()},
+    columns={f"rho {rho}": {"data.rho": rho} for rho in _RHOS},
     metrics=("probe unbiased",),
   )

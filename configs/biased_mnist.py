@@ -10,13 +10,12 @@ Expected: not run.
 Wall time: not measured.
 """
 
-import dataclasses
-
-from configs import biased_glyphs
+from configs import base, biased_glyphs
 from configs.base import Config
 
 
 def get_config() -> Config:
-  return dataclasses.replace(
-    biased_glyphs.get_config(), dataset="biased_mnist", rho=0.99, steps=20_000
+  return base.replace(
+    biased_glyphs.get_config(),
+    {"data.name": "biased_mnist", "data.rho": 0.99, "steps": 20_000},
   )

@@ -13,32 +13,31 @@ Expected: not run.
 Wall time: not measured.
 """
 
-from configs.base import Config
+from configs.base import Config, Data, Loss, Model, Optimizer
 
 
 def get_config() -> Config:
   return Config(
-    dataset="tfds",
-    tfds_name="caltech101",
-    image_size=224,
-    channels=3,
-    num_workers=4,
-    views=2,
-    view="photo_color",
-    model="resnet50",
-    compute_dtype="bfloat16",
-    dim=2048,
-    projection=(2048, 128),
-    loss="contex",
-    temperature=0.1,
-    optimizer="sgd",
-    learning_rate=0.125,
-    weight_decay=1e-4,
     batch_size=256,
-    validation_fraction=0.0,
     probe="sgd",
-    warmup_fraction=0.01,
     steps=1000 * 3_059 // 256,
     eval_every=2000,
     checkpoint_every=500,
+    data=Data(
+      name="tfds",
+      tfds_name="caltech101",
+      image_size=224,
+      channels=3,
+      num_workers=4,
+      views=2,
+      view="photo_color",
+      validation_fraction=0.0,
+    ),
+    model=Model(
+      name="resnet50", compute_dtype="bfloat16", dim=2048, projection=(2048, 128)
+    ),
+    loss=Loss(name="contex", temperature=0.1),
+    optimizer=Optimizer(
+      name="sgd", learning_rate=0.125, weight_decay=1e-4, warmup_fraction=0.01
+    ),
   )

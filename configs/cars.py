@@ -2,7 +2,7 @@
 
 Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458.
 Command: python -m experiments.train --config=configs/cars.py --workdir=runs/cars \
-  --config.images=FOLDER --config.weights=FILE
+  --config.data.images=FOLDER --config.model.weights=FILE
   FOLDER holds car_ims.tgz and cars_annos.mat, packed or unpacked; FILE
   is a ResNet-50 of torchvision or timm (.safetensors or .pth)
 Expected: Recall@1 .9102 with ResNet-50, says the paper; not verified here.
@@ -11,18 +11,12 @@ Wall time: not run.
 All that differs from configs/cub.py, which says what is whose, stands below.
 """
 
-import dataclasses
-
-from configs import cub
+from configs import base, cub
 from configs.base import Config
 
 
 def get_config() -> Config:
-  return dataclasses.replace(
+  return base.replace(
     cub.get_config(),
-    dataset="cars",
-    # About 40 passes over the 7,250 images of the kept train classes.
-    steps=2270,
-    eval_every=227,
-    checkpoint_every=227,
+    {"data.name": "cars", "steps": 2270, "eval_every": 227, "checkpoint_every": 227},
   )

@@ -9,19 +9,19 @@ Expected: not run.
 Wall time: not measured.
 """
 
-import dataclasses
-
-from configs import caltech101
+from configs import base, caltech101
 from configs.base import Config
 
 
 def get_config() -> Config:
-  return dataclasses.replace(
+  return base.replace(
     caltech101.get_config(),
-    tfds_name="celeb_a",
-    label="attributes/Blond_Hair",
-    bias="attributes/Male",
-    num_workers=8,
-    warmup_fraction=0.1,
-    steps=10 * 162_770 // 256,
+    {
+      "data.tfds_name": "celeb_a",
+      "data.label": "attributes/Blond_Hair",
+      "data.bias": "attributes/Male",
+      "data.num_workers": 8,
+      "optimizer.warmup_fraction": 0.1,
+      "steps": 10 * 162_770 // 256,
+    },
   )

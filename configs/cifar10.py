@@ -11,31 +11,33 @@ Expected: not run.
 Wall time: not measured.
 """
 
-from configs.base import Config
+from configs.base import Config, Data, Loss, Model, Optimizer
 
 
 def get_config() -> Config:
   return Config(
-    dataset="tfds",
-    tfds_name="cifar10",
-    channels=3,
-    views=2,
-    view="simclr",
-    model="resnet50",
-    small_images=True,
-    compute_dtype="bfloat16",
-    dim=2048,
-    projection=(2048, 128),
-    loss="contex",
-    temperature=0.1,
-    optimizer="sgd",
-    learning_rate=0.5,
-    weight_decay=1e-4,
     batch_size=1024,
-    validation_fraction=0.0,
     probe="sgd",
-    warmup_fraction=0.01,
     steps=1000 * 50_000 // 1024,
     eval_every=5000,
     checkpoint_every=1000,
+    data=Data(
+      name="tfds",
+      tfds_name="cifar10",
+      channels=3,
+      views=2,
+      view="simclr",
+      validation_fraction=0.0,
+    ),
+    model=Model(
+      name="resnet50",
+      small_images=True,
+      compute_dtype="bfloat16",
+      dim=2048,
+      projection=(2048, 128),
+    ),
+    loss=Loss(name="contex", temperature=0.1),
+    optimizer=Optimizer(
+      name="sgd", learning_rate=0.5, weight_decay=1e-4, warmup_fraction=0.01
+    ),
   )

@@ -8,11 +8,9 @@ Expected: not run.
 Wall time: not measured.
 """
 
-import dataclasses
-
-from configs import cifar10
+from configs import base, cifar10
 from configs.base import Config
 
 
 def get_config() -> Config:
-  return dataclasses.replace(cifar10.get_config(), tfds_name="cifar100")
+  return base.replace(cifar10.get_config(), {"data.tfds_name": "cifar100"})

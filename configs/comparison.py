@@ -7,25 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from configs import base
 from configs.base import Config
 
 # What the stored runs name as numbers of every loss, whether it reads them or not.
 AS_STORED = {
-  "scale": 16.0,
-  "margin": 0.2,
-  "center_weight": 2.0,
-  "temperature": 0.1,
-  "gamma": 0.1,
-  "regularizer": 0.2,
-  "alpha": 2.0,
-  "beta": 50.0,
-  "base": 0.5,
-  "epsilon": 0.1,
-  "mining": "batch_hard",
-  "momentum": 0.5,
-  "sharpness": None,  # class means
+  "loss.scale": 16.0,
+  "loss.margin": 0.2,
+  "loss.center_weight": 2.0,
+  "loss.temperature": 0.1,
+  "loss.gamma": 0.1,
+  "loss.regularizer": 0.2,
+  "loss.alpha": 2.0,
+  "loss.beta": 50.0,
+  "loss.base": 0.5,
+  "loss.epsilon": 0.1,
+  "loss.mining": "batch_hard",
+  "loss.momentum": 0.5,
+  "loss.sharpness": None,  # class means
 }
-Fields = Mapping[str, Any]  # config fields, by name
+Fields = Mapping[str, Any]  # values of config fields, by full name
 Space = Mapping[str, Sequence[Any]]  # the values that a search draws a field from
 
 
@@ -59,12 +60,12 @@ class Comparison:
       rng = np.random.default_rng((zlib.crc32(method.encode()), number))
       for field, values in self.spaces[method].items():
         drawn[field] = values[rng.integers(len(values))]
-    return dataclasses.replace(self.methods[method], **{**drawn, **self.trial})
+    return base.replace(self.methods[method], {**drawn, **self.trial})
 
   def run_config(self, method: str, column: str, tuned: Fields, seed: int) -> Config:
     """What a cell of the table trains; `tuned` is what the search has found."""
     fields = {**tuned, **self.columns[column], "seed": seed}
-    return dataclasses.replace(self.methods[method], **fields)
+    return base.replace(self.methods[method], fields)
 
   def varied(self) -> str | None:
     """The one field in which the columns differ, if each column names it."""

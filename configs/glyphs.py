@@ -7,8 +7,8 @@ Expected: Recall@1 .630, MAP@R .304 on the unseen test classes.
 Wall time: 3 to 4 minutes on 2 CPU cores, the drawing of the images included.
 """
 
-from configs.base import Config
+from configs.base import Config, Data
 
 
 def get_config() -> Config:
-  return Config(dataset="glyphs", steps=3500)
+  return Config(steps=3500, data=Data(name="glyphs"))

@@ -9,117 +9,127 @@ Command: python -m experiments.compare --config=configs/glyphs_comparison.py \
 """
 
 import dataclasses
-from typing import Any
 
-from configs.base import Config
-from configs.comparison import AS_STORED, Comparison
+from configs import base
+from configs.base import Config, Data, Model, Optimizer
+from configs.comparison import AS_STORED, Comparison, Fields
 
 # Half of the time of the main job's network; else everything is as there.
-BASE = Config(
-  dataset="glyphs",
-  depth=0,
-  widths=(64, 128),
-  steps=1000,
-  eval_every=250,
-  learning_rate=4e-3,
-  **AS_STORED,  # but where a row says otherwise
+BASE = base.replace(
+  Config(
+    steps=1000,
+    eval_every=250,
+    data=Data(name="glyphs"),
+    model=Model(depth=0, widths=(64, 128)),
+    optimizer=Optimizer(learning_rate=4e-3),
+  ),
+  AS_STORED,  # but where a row says otherwise
 )
 # Trial 0 of each method has its published settings (the defaults in ccl_jax.losses),
 # but for the rates, CCL (none are public), SoftTriple's 10 centers and the margin of
 # the contrastive losses, which their authors set for other distances.
-_PAIRS = {"images_per_class": 4}
+_PAIRS = {"data.images_per_class": 4}
 _METHODS = {
   "CCL": {},
-  "CCL, momentum bank": {"centers": "bank"},
-  "CCL, repelling bank": {"centers": "bank", "momentum": 0.9, "sharpness": 8.0},
-  "NormSoftmax": {"loss": "normalized_softmax", "scale": 20.0},
-  "CosFace": {"loss": "cosface", "scale": 64.0, "margin": 0.35},
-  "ArcFace": {"loss": "arcface", "scale": 64.0, "margin": 0.5},
+  "CCL, momentum bank": {"loss.centers": "bank"},
+  "CCL, repelling bank": {
+    "loss.centers": "bank",
+    "loss.momentum": 0.9,
+    "loss.sharpness": 8.0,
+  },
+  "NormSoftmax": {"loss.name": "normalized_softmax", "loss.scale": 20.0},
+  "CosFace": {"loss.name": "cosface", "loss.scale": 64.0, "loss.margin": 0.35},
+  "ArcFace": {"loss.name": "arcface", "loss.scale": 64.0, "loss.margin": 0.5},
   "ArcFace, repelling bank": {
-    "loss": "arcface",
-    "centers": "bank",
-    "momentum": 0.9,
-    "sharpness": 8.0,
+    "loss.name": "arcface",
+    "loss.centers": "bank",
+    "loss.momentum": 0.9,
+    "loss.sharpness": 8.0,
   },
-  "ProxyNCA++": {"loss": "proxy_nca", "temperature": 1 / 9},
-  "Proxy-Anchor": {"loss": "proxy_anchor", "scale": 32.0, "margin": 0.1},
+  "ProxyNCA++": {"loss.name": "proxy_nca", "loss.temperature": 1 / 9},
+  "Proxy-Anchor": {"loss.name": "proxy_anchor", "loss.scale": 32.0, "loss.margin": 0.1},
   "SoftTriple": {
-    "loss": "soft_triple",
-    "scale": 20.0,
-    "margin": 0.01,
-    "centers_per_class": 5,
+    "loss.name": "soft_triple",
+    "loss.scale": 20.0,
+    "loss.margin": 0.01,
+    "loss.centers_per_class": 5,
   },
-  "SupCon": {"loss": "supcon", **_PAIRS},
-  "Multi-Similarity": {"loss": "multi_similarity", **_PAIRS},
-  "Triplet": {"loss": "triplet", **_PAIRS},
-  "Contrastive": {"loss": "contrastive", "margin": 1.0, **_PAIRS},
-  "XBM": {"loss": "contrastive", "margin": 1.0, "memory_size": 8192, **_PAIRS},
+  "SupCon": {"loss.name": "supcon", **_PAIRS},
+  "Multi-Similarity": {"loss.name": "multi_similarity", **_PAIRS},
+  "Triplet": {"loss.name": "triplet", **_PAIRS},
+  "Contrastive": {"loss.name": "contrastive", "loss.margin": 1.0, **_PAIRS},
+  "XBM": {
+    "loss.name": "contrastive",
+    "loss.margin": 1.0,
+    "loss.memory_size": 8192,
+    **_PAIRS,
+  },
 }
 _CCL_ROWS = "CCL", "CCL, momentum bank", "CCL, repelling bank"
 _OURS = *_CCL_ROWS, "ArcFace, repelling bank"
 
-_RATE = {"learning_rate": (2e-3, 4e-3, 6e-3, 1e-2)}
-_CENTERS_RATE = {"centers_learning_rate": (0.01, 0.03, 0.1)}
-_SCALE = {"scale": (8.0, 12.0, 16.0, 24.0, 32.0)}
+_RATE = {"optimizer.learning_rate": (2e-3, 4e-3, 6e-3, 1e-2)}
+_CENTERS_RATE = {"optimizer.centers_learning_rate": (0.01, 0.03, 0.1)}
+_SCALE = {"loss.scale": (8.0, 12.0, 16.0, 24.0, 32.0)}
 _CCL = {
   **_RATE,
   **_SCALE,
-  "margin": (0.0, 0.1, 0.2, 0.3),
-  "center_weight": (0.5, 1.0, 2.0, 4.0),
+  "loss.margin": (0.0, 0.1, 0.2, 0.3),
+  "loss.center_weight": (0.5, 1.0, 2.0, 4.0),
 }
 _REPELLING = {
-  "momentum": (0.7, 0.8, 0.9, 0.95),
-  "sharpness": (4.0, 8.0, 12.0),
+  "loss.momentum": (0.7, 0.8, 0.9, 0.95),
+  "loss.sharpness": (4.0, 8.0, 12.0),
 }
-_OF_PAIRS = {**_RATE, "images_per_class": (2, 4, 8)}
+_OF_PAIRS = {**_RATE, "data.images_per_class": (2, 4, 8)}
 _SPACES = {
   "CCL": {**_CCL, **_CENTERS_RATE},
-  "CCL, momentum bank": {**_CCL, "momentum": (0.3, 0.5, 0.7, 0.9)},
+  "CCL, momentum bank": {**_CCL, "loss.momentum": (0.3, 0.5, 0.7, 0.9)},
   "CCL, repelling bank": {**_CCL, **_REPELLING},
   "NormSoftmax": {**_RATE, **_CENTERS_RATE, **_SCALE},
-  "CosFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "margin": (0.1, 0.2, 0.3)},
-  "ArcFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "margin": (0.1, 0.2, 0.3)},
+  "CosFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "loss.margin": (0.1, 0.2, 0.3)},
+  "ArcFace": {**_RATE, **_CENTERS_RATE, **_SCALE, "loss.margin": (0.1, 0.2, 0.3)},
   "ArcFace, repelling bank": {
     **_RATE,
     **_SCALE,
     **_REPELLING,
-    "margin": (0.1, 0.2, 0.3),
+    "loss.margin": (0.1, 0.2, 0.3),
   },
-  "ProxyNCA++": {**_RATE, **_CENTERS_RATE, "temperature": (0.06, 1 / 9, 0.2, 0.3)},
+  "ProxyNCA++": {**_RATE, **_CENTERS_RATE, "loss.temperature": (0.06, 1 / 9, 0.2, 0.3)},
   "Proxy-Anchor": {
     **_RATE,
     **_CENTERS_RATE,
-    "scale": (16.0, 24.0, 32.0, 48.0),
-    "margin": (0.0, 0.1, 0.2),
+    "loss.scale": (16.0, 24.0, 32.0, 48.0),
+    "loss.margin": (0.0, 0.1, 0.2),
   },
   "SoftTriple": {
     **_RATE,
     **_CENTERS_RATE,
     **_SCALE,
-    "gamma": (0.05, 0.1, 0.2),
-    "margin": (0.01, 0.1, 0.2),
-    "centers_per_class": (2, 5),
+    "loss.gamma": (0.05, 0.1, 0.2),
+    "loss.margin": (0.01, 0.1, 0.2),
+    "loss.centers_per_class": (2, 5),
   },
-  "SupCon": {**_OF_PAIRS, "temperature": (0.05, 0.07, 0.1, 0.15)},
+  "SupCon": {**_OF_PAIRS, "loss.temperature": (0.05, 0.07, 0.1, 0.15)},
   "Multi-Similarity": {
     **_OF_PAIRS,
-    "alpha": (1.0, 2.0, 4.0),
-    "beta": (20.0, 50.0),
-    "base": (0.3, 0.5, 0.7),
+    "loss.alpha": (1.0, 2.0, 4.0),
+    "loss.beta": (20.0, 50.0),
+    "loss.base": (0.3, 0.5, 0.7),
   },
   "Triplet": {
     **_OF_PAIRS,
-    "margin": (0.1, 0.2, 0.4),
-    "mining": ("batch_hard", "semi_hard"),
+    "loss.margin": (0.1, 0.2, 0.4),
+    "loss.mining": ("batch_hard", "semi_hard"),
   },
-  "Contrastive": {**_OF_PAIRS, "margin": (0.5, 0.8, 1.1, 1.4)},
+  "Contrastive": {**_OF_PAIRS, "loss.margin": (0.5, 0.8, 1.1, 1.4)},
   "XBM": {
     **_OF_PAIRS,
-    "loss": ("contrastive", "supcon"),
-    "margin": (0.5, 0.8, 1.1, 1.4),
-    "temperature": (0.07, 0.1),
-    "memory_size": (512, 2048, 8192),
-    "memory_warmup_steps": (0, 300),
+    "loss.name": ("contrastive", "supcon"),
+    "loss.margin": (0.5, 0.8, 1.1, 1.4),
+    "loss.temperature": (0.07, 0.1),
+    "loss.memory_size": (512, 2048, 8192),
+    "loss.memory_warmup_steps": (0, 300),
   },
 }
 
@@ -127,10 +137,10 @@ _SPACES = {
 def get_comparison() -> Comparison:
   """Every loss at two budgets."""
   return Comparison(
-    methods={name: dataclasses.replace(BASE, **m) for name, m in _METHODS.items()},
+    methods={name: base.replace(BASE, m) for name, m in _METHODS.items()},
     columns={f"{steps:,} steps": {"steps": steps} for steps in (1000, 2000)},
     spaces=_SPACES,
-    trial={"seed": 100, "validation_fraction": 0.3},
+    trial={"seed": 100, "data.validation_fraction": 0.3},
     trials=8,
     ours=_OURS,
   )
@@ -145,31 +155,39 @@ def get_studies() -> dict[str, Comparison]:
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
-    "imbalance": _study(some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3),
-    "imbalance_pairs": _study(  # the same batches for all, two images of each class
-      some, "imbalance", (1.0, 10.0), seen_fraction=1 / 3, images_per_class=2
+    "imbalance": _study(
+      some, "data.imbalance", (1.0, 10.0), others={"data.seen_fraction": 1 / 3}
     ),
-    "label_noise": _study(some, "label_noise", (0.0, 0.2, 0.4)),
-    "images_per_class": _study((*ours, "SupCon"), "images_per_class", (0, 2, 4, 8)),
-    "dim": _study(ours, "dim", (16, 32, 64, 128, 256)),
-    "scale": _study(ours, "scale", (4.0, 8.0, 16.0, 32.0, 64.0)),
-    "margin": _study(ours, "margin", (0.0, 0.1, 0.2, 0.4)),
-    "center_weight": _study(ours, "center_weight", (0.0, 1.0, 4.0, 8.0)),
-    "momentum": _study(_CCL_ROWS[1:], "momentum", (0.0, 0.5, 0.9, 0.97)),
-    "first_visit": _study(_CCL_ROWS[1:], "first_visit", ("replace", "mix")),
-    "sharpness": _study(_CCL_ROWS[2:], "sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
+    "imbalance_pairs": _study(  # the same batches for all, two images of each class
+      some,
+      "data.imbalance",
+      (1.0, 10.0),
+      others={"data.seen_fraction": 1 / 3, "data.images_per_class": 2},
+    ),
+    "label_noise": _study(some, "data.label_noise", (0.0, 0.2, 0.4)),
+    "images_per_class": _study(
+      (*ours, "SupCon"), "data.images_per_class", (0, 2, 4, 8)
+    ),
+    "dim": _study(ours, "model.dim", (16, 32, 64, 128, 256)),
+    "scale": _study(ours, "loss.scale", (4.0, 8.0, 16.0, 32.0, 64.0)),
+    "margin": _study(ours, "loss.margin", (0.0, 0.1, 0.2, 0.4)),
+    "center_weight": _study(ours, "loss.center_weight", (0.0, 1.0, 4.0, 8.0)),
+    "momentum": _study(_CCL_ROWS[1:], "loss.momentum", (0.0, 0.5, 0.9, 0.97)),
+    "first_visit": _study(_CCL_ROWS[1:], "loss.first_visit", ("replace", "mix")),
+    "sharpness": _study(_CCL_ROWS[2:], "loss.sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
   }
 
 
 def _study(
-  rows: tuple[str, ...], field: str, values: tuple, **others: Any
+  rows: tuple[str, ...], field: str, values: tuple, others: Fields | None = None
 ) -> Comparison:
-  whole = get_comparison()
+  whole, short = get_comparison(), field.rpartition(".")[2]
   return dataclasses.replace(
     whole,
     methods={row: whole.methods[row] for row in rows},
     columns={
-      f"{field} {value}": {"steps": 1000, field: value, **others} for value in values
+      f"{short} {value}": {"steps": 1000, field: value, **(others or {})}
+      for value in values
     },
     spaces={row: whole.spaces[row] for row in rows},
     metrics=("recall@1", "map@r"),

@@ -9,22 +9,22 @@ Expected: not run.
 Wall time: not measured.
 """
 
-import dataclasses
-
-from configs import caltech101
+from configs import base, caltech101
 from configs.base import Config
 
 
 def get_config() -> Config:
-  return dataclasses.replace(
+  return base.replace(
     caltech101.get_config(),
-    tfds_name="imagenet2012",
-    tfds_test="validation",
-    num_workers=16,
-    learning_rate=0.5,
-    batch_size=1024,
-    warmup_fraction=0.1,
-    steps=100 * 1_281_167 // 1024,
-    eval_every=20000,
-    checkpoint_every=1000,
+    {
+      "data.tfds_name": "imagenet2012",
+      "data.tfds_test": "validation",
+      "data.num_workers": 16,
+      "optimizer.learning_rate": 0.5,
+      "batch_size": 1024,
+      "optimizer.warmup_fraction": 0.1,
+      "steps": 100 * 1_281_167 // 1024,
+      "eval_every": 20000,
+      "checkpoint_every": 1000,
+    },
   )

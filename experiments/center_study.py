@@ -9,22 +9,21 @@ embed to now, for classes seen just before and for those seen long ago. Recall@1
 validation classes.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from configs import glyphs_comparison
+from configs import base, glyphs_comparison
 from experiments.run import command_line
 
 RULES = {
-  "trained by gradient": {"centers": "trained"},
-  "class means": {"centers": "bank", "momentum": 0.5, "sharpness": None},
-  "class means, momentum .9": {"centers": "bank", "sharpness": None},
-  "off the batch's mean": {"centers": "bank", "sharpness": 0.0},
-  "off the nearest": {"centers": "bank", "sharpness": 8.0},
+  "trained by gradient": {"loss.centers": "trained"},
+  "class means": {"loss.centers": "bank", "loss.momentum": 0.5, "loss.sharpness": None},
+  "class means, momentum .9": {"loss.centers": "bank", "loss.sharpness": None},
+  "off the batch's mean": {"loss.centers": "bank", "loss.sharpness": 0.0},
+  "off the nearest": {"loss.centers": "bank", "loss.sharpness": 8.0},
 }
 FRESH, OLD = 2, 15  # steps since the last visit: at most, at least
 
@@ -58,8 +57,8 @@ def study(
   """What the centers are like after some steps of one run."""
   from experiments.run import assemble, datasets, testing
 
-  config = dataclasses.replace(
-    glyphs_comparison.BASE, seed=seed, steps=max(steps), **fields
+  config = base.replace(
+    glyphs_comparison.BASE, {"seed": seed, "steps": max(steps), **fields}
   )
   with command_line.exit_on_bad_input():
     data = datasets.load_data(config)

@@ -17,7 +17,6 @@ files, without training.
 
 import argparse
 import contextlib
-import dataclasses
 import fcntl
 import itertools
 import json
@@ -29,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs import base
 from configs.base import Config
 from configs.comparison import Comparison
 from experiments.comparison import store, tables
@@ -40,15 +40,15 @@ CHOSEN_BY = "recall@1"  # on validation classes
 MAIN, SEARCH = "main", "search.jsonl"  # the comparison itself, and its trials
 # What TFDS builds a dataset from.
 DATA_FIELDS = (
-  "dataset",
-  "data_dir",
-  "fonts",
-  "images",
-  "classes",
-  "tfds_name",
-  "rho",
-  "image_size",
-  "channels",
+  "data.name",
+  "data.data_dir",
+  "data.fonts",
+  "data.images",
+  "data.classes",
+  "data.tfds_name",
+  "data.rho",
+  "data.image_size",
+  "data.channels",
 )
 
 
@@ -123,7 +123,8 @@ def _build_data(comparison: Comparison, results: Path) -> None:
   configs = {}
   for method, column in itertools.product(comparison.methods, comparison.columns):
     config = comparison.run_config(method, column, {}, 0)
-    configs[tuple(getattr(config, field) for field in DATA_FIELDS)] = config
+    values = base.fields(config)
+    configs[tuple(values[field] for field in DATA_FIELDS)] = config
   results.mkdir(parents=True, exist_ok=True)
   folder = os.open(results, os.O_RDONLY)  # the same for all studies
   try:
@@ -228,8 +229,8 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   parts = assemble.make_run(config, data)
   if trial and not data.validation:
     raise ValueError(
-      f"validation_fraction={config.validation_fraction}: a trial is scored on"
-      " validation classes; give more than 0"
+      f"data.validation_fraction={config.data.validation_fraction}: a trial is scored"
+      " on validation classes; give more than 0"
     )
 
   def validate(state) -> dict[str, float]:
@@ -261,7 +262,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     "steps": config.steps,
     "seconds": round(time.perf_counter() - start, 1),
     "versions": versions(),
-    "config": dataclasses.asdict(config),
+    "config": base.fields(config),
   }
 
 
@@ -303,7 +304,9 @@ def _is_missing(job: Job, results: Sequence[Result]) -> bool:
   # A field that came later had its default before, and where the data lie is no part
   # of what was run.
   stored, asked = _as_json(Config()) | found["config"], _as_json(job.config)
-  if differing := sorted(k for k in asked if stored[k] != asked[k] and k != "data_dir"):
+  if differing := sorted(
+    k for k in asked if stored[k] != asked[k] and k != "data.data_dir"
+  ):
     raise InputError(
       f"{job.study} has a run of another config, in {differing}: remove the line of"
       f" {job.ids}"
@@ -316,7 +319,7 @@ def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _as_json(config: Config) -> dict[str, Any]:
-  return json.loads(json.dumps(dataclasses.asdict(config)))
+  return json.loads(json.dumps(base.fields(config)))
 
 
 def _slug(text: str) -> str:

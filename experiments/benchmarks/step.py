@@ -120,7 +120,7 @@ def torch_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], f
       self.stem = nn.Conv2d(1, stem, 8, 4, padding=2)
       self.join = nn.Conv2d(stem, width, 2, 2)
       self.conv_0 = nn.Conv2d(width, width, 3, padding=1)
-      self.head = nn.Linear(16 * width, config.dim)
+      self.head = nn.Linear(16 * width, config.model.dim)
 
     def forward(self, images):
       x = images.float() / 128 - 0.5
@@ -147,13 +147,17 @@ def torch_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], f
   others = [p for p in model.parameters() if p.ndim == 1]
   optimizer = torch.optim.AdamW(
     [
-      {"params": matrices, "weight_decay": config.weight_decay},
+      {"params": matrices, "weight_decay": config.optimizer.weight_decay},
       {"params": others, "weight_decay": 0.0},
-      {"params": [centers], "weight_decay": 0.0, "lr": config.centers_learning_rate},
+      {
+        "params": [centers],
+        "weight_decay": 0.0,
+        "lr": config.optimizer.centers_learning_rate,
+      },
     ],
-    lr=config.learning_rate,
+    lr=config.optimizer.learning_rate,
   )
-  warmup = max(1, round(config.warmup_fraction * config.steps))
+  warmup = max(1, round(config.optimizer.warmup_fraction * config.steps))
   schedule = torch.optim.lr_scheduler.LambdaLR(
     optimizer, lambda step: min(step / warmup, 1.0)
   )
@@ -165,10 +169,12 @@ def torch_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], f
       labels = torch.from_numpy(batch["label"]).long()
       z = F.normalize(model(images), dim=1)
       c = F.normalize(centers, dim=1)
-      logits = config.scale * (z @ c.T)
-      logits = logits - config.scale * config.margin * F.one_hot(labels, num_classes)
+      logits = config.loss.scale * (z @ c.T)
+      logits = logits - config.loss.scale * config.loss.margin * F.one_hot(
+        labels, num_classes
+      )
       pull = (z - c[labels]).square().sum(1)
-      loss = F.cross_entropy(logits, labels) + config.center_weight * pull.mean()
+      loss = F.cross_entropy(logits, labels) + config.loss.center_weight * pull.mean()
       optimizer.zero_grad()
       loss.backward()
       optimizer.step()

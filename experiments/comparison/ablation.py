@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from configs import base
 from configs.base import Config
 from configs.comparison import Comparison
 from experiments import compare
@@ -44,7 +45,7 @@ def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
 
   Args:
     config: of each run, but for the field.
-    field: the name of a field of the config.
+    field: the full name of a field of the config, as "loss.scale".
     values: two or more that differ.
 
   Raises:
@@ -53,7 +54,7 @@ def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
   """
   if len(set(values)) < 2:
     raise ValueError(f"values are {values}: give two or more that differ")
-  if field not in {known.name for known in dataclasses.fields(Config)}:
+  if field not in base.fields(config):
     raise ValueError(f"{field!r} is no field of a config: see configs/base.py")
   comparison = Comparison(
     methods={ROW: config},
@@ -62,7 +63,7 @@ def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
     ours=(ROW,),
   )
   runs = {
-    column: dataclasses.replace(config, **fields)
+    column: base.replace(config, fields)
     for column, fields in comparison.columns.items()
   }
   results = [

@@ -93,7 +93,7 @@ def over_values(
     axes.set_xticks([*values.values()], [f"{value:g}" for value in values.values()])
     axes.minorticks_off()
   _draw_lines(axes, lines, comparison.ours)
-  axes.set_xlabel(field.replace("_", " "))
+  axes.set_xlabel(field.rpartition(".")[2].replace("_", " "))
   return figure
 
 

@@ -2,7 +2,8 @@
 
 The first line, `{"shared": {...}}`, holds what a row has unless it says otherwise: the
 fields of the config, the versions, the commit. Each further line is a run: its row, its
-column and seed (or its trial), the fields in which it differs, metrics, and a curve.
+column and seed (or its trial), the fields in which it differs (and those that it lacks),
+metrics, and a curve.
 """
 
 import fcntl
@@ -69,18 +70,23 @@ def _own(result: Result, shared: Result) -> dict[str, Any]:
   known = json.loads(json.dumps(shared))
   config = {
     field: value
-    for field, value in result.pop("config").items()
+    for field, value in result["config"].items()
     if field not in known["config"] or known["config"][field] != value
   }
-  same = [k for k in SHARED if k in known and result.get(k) == known[k]]
+  same = ["config", *(k for k in SHARED if k in known and result.get(k) == known[k])]
   own = {name: value for name, value in result.items() if name not in same}
+  if absent := sorted(known["config"].keys() - result["config"].keys()):
+    own["absent"] = absent
   return own | ({"config": config} if config else {})
 
 
 def _whole(row: Result, shared: Result) -> dict[str, Any]:
   """A run with what it shares."""
   config = {**shared["config"], **row.get("config", {})}
-  return {**shared, **row, "config": config}
+  own = {name: value for name, value in row.items() if name != "absent"}
+  for field in row.get("absent", ()):
+    del config[field]
+  return {**shared, **own, "config": config}
 
 
 def _commit() -> str | None:

@@ -37,22 +37,24 @@ class Run(NamedTuple):
 
 def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
   """The network; `axis_name` is the one that a mapped training batch is split over."""
-  if config.model == "glyph_net":
-    model = GlyphNet(dim=config.dim, widths=config.widths, depth=config.depth)
+  if config.model.name == "glyph_net":
+    model = GlyphNet(
+      dim=config.model.dim, widths=config.model.widths, depth=config.model.depth
+    )
   else:
     model = _make_resnet(config, axis_name)
-  return Projected(model, config.projection) if config.projection else model
+  return Projected(model, config.model.projection) if config.model.projection else model
 
 
 def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
-  make = resnet.resnet18 if config.model == "resnet18" else resnet.resnet50
+  make = resnet.resnet18 if config.model.name == "resnet18" else resnet.resnet50
   return make(
-    dim=config.dim,
-    pooling=config.pooling,
-    layer_norm=config.layer_norm,
-    frozen_batch_norm=config.frozen_batch_norm,
-    small_images=config.small_images,
-    dtype=jnp.dtype(config.compute_dtype),
+    dim=config.model.dim,
+    pooling=config.model.pooling,
+    layer_norm=config.model.layer_norm,
+    frozen_batch_norm=config.model.frozen_batch_norm,
+    small_images=config.model.small_images,
+    dtype=jnp.dtype(config.model.compute_dtype),
     axis_name=axis_name,
   )
 
@@ -65,14 +67,14 @@ def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
   Raises:
     ValueError, OSError: naming what of the file is missing or does not fit.
   """
-  if config.weights is None:
+  if config.model.weights is None:
     return state
-  weights = import_torch.read(config.weights)
+  weights = import_torch.read(config.model.weights)
   variables = {"params": state.params["model"], **state.model_state}
   try:
     filled = import_torch.resnet(weights, variables)
   except ValueError as error:
-    raise ValueError(f"weights={config.weights}: {error}") from error
+    raise ValueError(f"model.weights={config.model.weights}: {error}") from error
   params = {**state.params, "model": filled.pop("params")}
   loaded = state.replace(params=params, model_state=filled)
   return jax.device_put(loaded, jax.tree.map(lambda leaf: leaf.sharding, state))
@@ -83,16 +85,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     "sgd": optim.sgd,
     "adamw": functools.partial(
       optim.adamw,
-      backbone_learning_rate=config.backbone_learning_rate,
-      frozen_steps=round(config.frozen_backbone_fraction * config.steps),
+      backbone_learning_rate=config.optimizer.backbone_learning_rate,
+      frozen_steps=round(config.optimizer.frozen_backbone_fraction * config.steps),
     ),
-  }[config.optimizer]
+  }[config.optimizer.name]
   return make(
-    config.learning_rate,
-    config.centers_learning_rate,
+    config.optimizer.learning_rate,
+    config.optimizer.centers_learning_rate,
     steps=config.steps,
-    warmup_steps=round(config.warmup_fraction * config.steps),
-    weight_decay=config.weight_decay,
+    warmup_steps=round(config.optimizer.warmup_fraction * config.steps),
+    weight_decay=config.optimizer.weight_decay,
   )
 
 
@@ -109,7 +111,7 @@ def make_embed(
   """
   processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
   place = place or placement.with_jit(jax.local_devices()[:1])
-  method = "features" if config.projection else None
+  method = "features" if config.model.projection else None
   embed_step = step.make_embed_step(make_model(config), method)
 
   def embed_both(state: step.TrainState, images: jax.Array) -> jax.Array:
@@ -166,18 +168,20 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
     "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.gray),
   }
   crop = functools.partial(
-    views.random_resized_crop, size=config.image_size, smallest=config.smallest_crop
+    views.random_resized_crop,
+    size=config.data.image_size,
+    smallest=config.data.smallest_crop,
   )
   return iter(
     pipeline.train_batches(
       examples,
       batch_size=config.batch_size,
       seed=config.seed,
-      view=known_views[config.view],
-      crop=crop if config.view in ("photo", "photo_color") else None,
-      num_views=config.views,
-      images_per_class=config.images_per_class or None,
-      num_workers=config.num_workers,
+      view=known_views[config.data.view],
+      crop=crop if config.data.view in ("photo", "photo_color") else None,
+      num_views=config.data.views,
+      images_per_class=config.data.images_per_class or None,
+      num_workers=config.data.num_workers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

@@ -5,13 +5,17 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.util
+import inspect
+import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from configs import base
 from configs.base import Config
 
 PREFIX = "--config."
@@ -56,28 +60,49 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def fields_help() -> str:
-  """One line for each field of the config: name, default, meaning, and any choices."""
-  source = Path(importlib.util.find_spec("configs.base").origin).read_text()  # pyright: ignore
-  comments = {
-    line.strip().split(":")[0]: line.split("  # ")[1]
-    for line in source.splitlines()
-    if "  # " in line
+  """A group for each section of the config: a field's default, meaning, and choices."""
+  lines = ["config fields, with the defaults of configs/base.py:"]
+  values, hints = base.fields(base.Config()), base.hints()
+  comments = _comments(base.Config, "") | {
+    name: comment
+    for section, schema in base.SECTIONS.items()
+    for name, comment in _comments(schema, f"{section}.").items()
   }
-  hints = typing.get_type_hints(Config)
-  rows = []
-  for field in dataclasses.fields(Config):
-    row = f"  {f'{PREFIX}{field.name}={field.default}':<40} {comments[field.name]}"
-    hint = hints[field.name]
+  group = None
+  for name, value in values.items():
+    section = name.rpartition(".")[0]
+    if section != group:
+      title = f"{section}: {base.SECTIONS[section].__doc__}" if section else "the run"
+      lines += ["", title.splitlines()[0]]
+      group = section
+    meaning, hint = comments[name], hints[name]
     if typing.Literal in map(typing.get_origin, (hint, *typing.get_args(hint))):
-      row += f" ({_describe(hint)})"
-    rows.append(row)
-  return "config fields, with the defaults of configs/base.py:\n" + "\n".join(rows)
+      meaning += f" ({_describe(hint)})"
+    indent = " " * 41
+    about = textwrap.fill(meaning, 100, initial_indent=indent, subsequent_indent=indent)
+    field = f"  {PREFIX}{name}={_write(value)}"
+    if len(field) < 40:
+      lines.append(field.ljust(41) + about.lstrip())
+    else:
+      lines += [field, about]
+  return "\n".join(lines)
+
+
+def _comments(schema: type, prefix: str) -> dict[str, str]:
+  """Full name -> the comment that ends a field's definition."""
+  source, found = inspect.getsource(schema), {}
+  for field in dataclasses.fields(schema):
+    # A field of many choices ends some lines after its name.
+    match = re.search(rf"^  {field.name}: .*?  # (.*?)$", source, re.M | re.S)
+    if match and field.name not in base.SECTIONS:
+      found[prefix + field.name] = match[1]
+  return found
 
 
 def parse(
   parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
 ) -> tuple[argparse.Namespace, dict[str, str]]:
-  """Splits the arguments into known ones and `--config.FIELD=VALUE` overrides."""
+  """Splits the arguments into known ones and `--config.SECTION.FIELD=VALUE`."""
   args, rest = parser.parse_known_args(argv)
   overrides = {}
   for argument in rest:
@@ -98,20 +123,18 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
 
   Args:
     path: a Python file that defines `get_config() -> Config`.
-    overrides: field name -> value as written on the command line.
+    overrides: full name of a field -> value as written on the command line.
 
   Raises:
     InputError: for a missing file, an unknown field (naming the nearest), or a value of
       the wrong type.
   """
-  config = load_module(path).get_config()
-  hints = typing.get_type_hints(Config)
-  values = {}
+  config, hints, values = load_module(path).get_config(), base.hints(), {}
   for name, text in overrides.items():
     if name not in hints:
-      raise InputError(f"unknown config field {name}{_nearest(name, hints)}")
+      raise InputError(f"unknown config field {name}{_nearest_field(name, hints)}")
     values[name] = _parse_value(name, text, hints[name])
-  return dataclasses.replace(config, **values)
+  return base.replace(config, values)
 
 
 def load_module(path: str) -> Any:
@@ -127,6 +150,13 @@ def load_module(path: str) -> Any:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def _nearest_field(name: str, known: typing.Iterable[str]) -> str:
+  """The field of that name in another section, or else the one spelled nearest."""
+  last = name.rpartition(".")[2]
+  same = [full for full in known if full.rpartition(".")[2] == last]
+  return f"; did you mean {same[0]}?" if same else _nearest(name, known)
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -149,6 +179,13 @@ def _describe(hint: Any) -> str:
   if hint is bool:
     return "true or false"
   return {int: "an integer", float: "a number", str: "text", type(None): "none"}[hint]
+
+
+def _write(value: Any) -> str:
+  """A value as the command line would read it."""
+  if isinstance(value, tuple):
+    return ",".join(map(str, value))
+  return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _parse_value(name: str, text: str, hint: Any) -> Any:

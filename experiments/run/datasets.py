@@ -54,7 +54,7 @@ def load_data(config: Config) -> Data:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
   train, test, *gallery = (
-    dataclasses.replace(examples, shorter_side=config.shorter_side)
+    dataclasses.replace(examples, shorter_side=config.data.shorter_side)
     for examples in _load_splits(config)
   )
   if config.probe != "none" and train.class_names != test.class_names:
@@ -63,15 +63,17 @@ def load_data(config: Config) -> Data:
       "probe=none, or a dataset whose classes are the same in both"
     )
   hold_out = hold_out_classes if config.probe == "none" else hold_out_images
-  train, validation = hold_out(train, config.validation_fraction, seed=config.seed)
+  train, validation = hold_out(train, config.data.validation_fraction, seed=config.seed)
   # Test images have no second picture of the same drawing that is easy to find.
   validation = validation and validation.one_of_each_group()
   seen = None
-  if config.seen_fraction:
-    train, seen = hold_out_of_classes(train, config.seen_fraction, seed=config.seed)
+  if config.data.seen_fraction:
+    train, seen = hold_out_of_classes(
+      train, config.data.seen_fraction, seed=config.seed
+    )
     seen = seen.one_of_each_group()
-  train = corrupt.long_tailed(train, config.imbalance, seed=config.seed)
-  train = corrupt.with_label_noise(train, config.label_noise, seed=config.seed)
+  train = corrupt.long_tailed(train, config.data.imbalance, seed=config.seed)
+  train = corrupt.with_label_noise(train, config.data.label_noise, seed=config.seed)
   ranks = corrupt.tail_ranks(train.num_classes, seed=config.seed)
   data = Data(train, validation, test, *gallery)._replace(seen=seen, tail_ranks=ranks)
   _check_depths(config, data)
@@ -80,44 +82,49 @@ def load_data(config: Config) -> Data:
 
 def _load_splits(config: Config) -> tuple[Examples, ...]:
   """Train and test examples, and a gallery where the benchmark has one."""
-  pixels = {"image_size": config.image_size, "channels": config.channels}
-  if config.dataset == "glyphs":
-    return glyphs.load(config.data_dir, fonts=config.fonts)
-  if config.dataset in BENCHMARKS:
+  pixels = {"image_size": config.data.image_size, "channels": config.data.channels}
+  if config.data.name == "glyphs":
+    return glyphs.load(config.data.data_dir, fonts=config.data.fonts)
+  if config.data.name in BENCHMARKS:
     return published.load(
-      BENCHMARKS[config.dataset],
-      config.data_dir,
-      images=config.images,
-      classes=config.classes,
+      BENCHMARKS[config.data.name],
+      config.data.data_dir,
+      images=config.data.images,
+      classes=config.data.classes,
       **pixels,
     )
-  if config.dataset == "biased_glyphs":
+  if config.data.name == "biased_glyphs":
     return biased_glyphs.load(
-      config.data_dir, rho=config.rho, image_size=config.image_size
+      config.data.data_dir, rho=config.data.rho, image_size=config.data.image_size
     )
-  if config.dataset == "biased_mnist":
-    return biased_mnist.load(config.data_dir, rho=config.rho)
-  if config.dataset == "tfds":
-    if config.tfds_name is None:
-      raise ValueError("dataset=tfds needs a name: add --config.tfds_name=cifar10")
+  if config.data.name == "biased_mnist":
+    return biased_mnist.load(config.data.data_dir, rho=config.data.rho)
+  if config.data.name == "tfds":
+    if config.data.tfds_name is None:
+      raise ValueError(
+        "data.name=tfds needs a name: add --config.data.tfds_name=cifar10"
+      )
     return tfds_images.load(
-      config.tfds_name,
-      config.data_dir,
-      train=config.tfds_train,
-      test=config.tfds_test,
-      label=config.label,
-      bias=config.bias,
+      config.data.tfds_name,
+      config.data.data_dir,
+      train=config.data.tfds_train,
+      test=config.data.tfds_test,
+      label=config.data.label,
+      bias=config.data.bias,
       **pixels,
     )
-  if config.images is None:
+  if config.data.images is None:
     raise ValueError(
-      f"dataset={config.dataset} needs images: add --config.images=FOLDER, which holds "
+      f"data.name={config.data.name} needs images: add --config.data.images=FOLDER,"
+      " which holds "
       + (
-        "a subfolder of images for each class" if config.dataset == "folder" else "them"
+        "a subfolder of images for each class"
+        if config.data.name == "folder"
+        else "them"
       )
     )
-  load = folder.load if config.dataset == "folder" else utkface.load
-  train, test = load(config.images, seed=config.seed, **pixels)
+  load = folder.load if config.data.name == "folder" else utkface.load
+  train, test = load(config.data.images, seed=config.seed, **pixels)
   folder.verify(train)
   folder.verify(test)
   return train, test
@@ -141,7 +148,7 @@ def load_pictures(config: Config, path: Path) -> Examples:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
   pictures = folder.unlabeled(
-    path, image_size=config.image_size, channels=config.channels
+    path, image_size=config.data.image_size, channels=config.data.channels
   )
   folder.verify(pictures)
-  return dataclasses.replace(pictures, shorter_side=config.shorter_side)
+  return dataclasses.replace(pictures, shorter_side=config.data.shorter_side)

@@ -47,22 +47,22 @@ def make_objective(
     ValueError: if the loss has no such centers, naming what it can have.
   """
   _check(config)
-  dim = config.projection[-1] if config.projection else config.dim
-  if config.loss == "cross_entropy":
+  dim = config.model.projection[-1] if config.model.projection else config.model.dim
+  if config.loss.name == "cross_entropy":
     return objectives.with_classifier(num_classes, dim)
-  if config.loss in BY_VIEW:
-    loss = _with_settings(BY_VIEW[config.loss], config)
+  if config.loss.name in BY_VIEW:
+    loss = _with_settings(BY_VIEW[config.loss.name], config)
     reads = ("label", "example")
     return objectives.over_rows(loss, reads=reads, axis_name=axis_name)
-  if config.loss in BY_LABEL:
-    loss = _with_settings(BY_LABEL[config.loss], config)
-    if not config.memory_size:
+  if config.loss.name in BY_LABEL:
+    loss = _with_settings(BY_LABEL[config.loss.name], config)
+    if not config.loss.memory_size:
       return objectives.over_rows(loss, axis_name=axis_name)
     return objectives.with_memory(
       loss,
-      config.memory_size,
+      config.loss.memory_size,
       dim,
-      warmup_steps=config.memory_warmup_steps,
+      warmup_steps=config.loss.memory_warmup_steps,
       axis_name=axis_name,
     )
   return _over_classes(config, num_classes, dim, axis_name, mesh)
@@ -72,13 +72,13 @@ def _over_classes(
   config: Config, num_classes: int, dim: int, axis_name, mesh
 ) -> objectives.Objective:
   """A loss over class vectors: trained ones, or those of a bank."""
-  loss = _with_settings(OVER_CLASSES[config.loss], config)
-  several = config.centers_per_class if config.loss == "soft_triple" else None
-  if config.centers == "trained":
+  loss = _with_settings(OVER_CLASSES[config.loss.name], config)
+  several = config.loss.centers_per_class if config.loss.name == "soft_triple" else None
+  if config.loss.centers == "trained":
     bind = functools.partial(objectives.with_trained_centers, centers_per_class=several)
   else:
     bind = functools.partial(
-      objectives.with_bank, rule=_rule(config), momentum=config.momentum
+      objectives.with_bank, rule=_rule(config), momentum=config.loss.momentum
     )
   objective = bind(
     loss,
@@ -86,19 +86,19 @@ def _over_classes(
     dim,
     axis_name=axis_name,
     mesh=mesh,
-    sample_rate=config.sample_rate,
-    relates_rows=config.loss == "proxy_anchor",
+    sample_rate=config.loss.sample_rate,
+    relates_rows=config.loss.name == "proxy_anchor",
   )
-  if config.centers == "bank" and config.first_visit == "mix":
+  if config.loss.centers == "bank" and config.loss.first_visit == "mix":
     return _already_visited(objective)
   return objective
 
 
 def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., Any]:
   """The loss with those of its settings that the config gives a number for."""
-  given = {name: getattr(config, name, None) for name in settings_of(loss)}
-  if config.loss == "normalized_softmax":
-    given["temperature"] = None if config.scale is None else 1 / config.scale
+  given = {name: getattr(config.loss, name, None) for name in settings_of(loss)}
+  if config.loss.name == "normalized_softmax":
+    given["temperature"] = None if config.loss.scale is None else 1 / config.loss.scale
   given = {name: value for name, value in given.items() if value is not None}
   return functools.partial(loss, **given)
 
@@ -110,9 +110,9 @@ def settings_of(loss: Callable[..., Any]) -> list[str]:
 
 
 def _rule(config: Config) -> centers.Rule:
-  if config.sharpness is None:
+  if config.loss.sharpness is None:
     return centers.class_means
-  return functools.partial(centers.repulsion, sharpness=config.sharpness)
+  return functools.partial(centers.repulsion, sharpness=config.loss.sharpness)
 
 
 def _already_visited(objective: objectives.Objective) -> objectives.Objective:
@@ -136,16 +136,18 @@ def _class_softmaxes() -> list[str]:
 
 def _check(config: Config) -> None:
   known = ", ".join(_class_softmaxes())
-  if config.sample_rate < 1 and config.loss not in _class_softmaxes():
+  if config.loss.sample_rate < 1 and config.loss.name not in _class_softmaxes():
     raise ValueError(
-      f"sample_rate={config.sample_rate} with loss={config.loss}: only {known} go over"
-      " a sample of the classes; give 1, or one of them"
+      f"loss.sample_rate={config.loss.sample_rate} with loss.name={config.loss.name}:"
+      f" only {known} go over a sample of the classes; give 1, or one of them"
     )
-  if config.parallel == "class_sharded" and config.loss in OVER_CLASSES:
-    if config.loss not in _class_softmaxes():
+  if config.parallel == "class_sharded" and config.loss.name in OVER_CLASSES:
+    if config.loss.name not in _class_softmaxes():
       raise ValueError(
-        f"loss={config.loss} with parallel={config.parallel}: only {known} are split"
-        " over devices by class"
+        f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
+        " are split over devices by class"
       )
-  if config.loss == "soft_triple" and config.centers == "bank":
-    raise ValueError("loss=soft_triple with centers=bank: its centers are trained")
+  if config.loss.name == "soft_triple" and config.loss.centers == "bank":
+    raise ValueError(
+      "loss.name=soft_triple with loss.centers=bank: its centers are trained"
+    )

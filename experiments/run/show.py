@@ -1,6 +1,5 @@
 """Gathers what the report of a run shows."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from ccl_jax import retrieval
 from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
+from configs import base
 from configs.base import Config
 from experiments.run import datasets, testing, workdir
 
@@ -43,7 +43,7 @@ def write_report(
   cells = result.get("cells")
   page.write_report(
     rundir / workdir.REPORT,
-    config=dataclasses.asdict(config),
+    config=base.fields(config),
     events=events,
     result=result,
     queries=neighbors_of(data, neighbors),

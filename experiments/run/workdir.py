@@ -1,10 +1,10 @@
 """The folder of a run: config.json claims it, result.json marks it finished."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from configs import base
 from configs.base import Config
 from experiments.run.command_line import InputError
 
@@ -15,8 +15,7 @@ CHECKPOINTS = "checkpoints"
 def check(folder: Path, config: Config) -> None:
   """Raises where a folder belongs to a run of another config, or to something else."""
   if (folder / CONFIG).exists():
-    stored = dataclasses.asdict(read_config(folder))
-    asked = dataclasses.asdict(config)
+    stored, asked = base.fields(read_config(folder)), base.fields(config)
     differing = [
       f"{name} is {stored[name]} there and {asked[name]} here"
       for name in asked
@@ -33,7 +32,7 @@ def check(folder: Path, config: Config) -> None:
 
 def claim(folder: Path, config: Config) -> None:
   """Writes the config; from then on the folder is this run's."""
-  _write(folder / CONFIG, dataclasses.asdict(config))
+  _write(folder / CONFIG, base.fields(config))
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -51,21 +50,20 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> Config:
-  """The config of the run in a folder.
+  """The config of the run in a folder; a field that came later takes its default.
 
   Raises:
-    InputError: if there is none, or it has other fields than this version's.
+    InputError: if there is none, or it has fields that this version does not know.
   """
   path = folder / CONFIG
   if not path.is_file():
     raise InputError(f"{path}: no such file; --workdir must be the folder of a run")
   stored = json.loads(path.read_text())
-  known = {field.name for field in dataclasses.fields(Config)}
-  if unknown := sorted(stored.keys() ^ known):
-    raise InputError(f"{path} was written by another version: it differs in {unknown}")
+  if unknown := sorted(stored.keys() - base.fields(Config()).keys()):
+    raise InputError(f"{path} was written by another version: it has {unknown}")
   # JSON has lists where the schema has tuples.
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-  return Config(**values)
+  return base.replace(Config(), values)
 
 
 def summary(folder: Path) -> str:

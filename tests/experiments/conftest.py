@@ -6,13 +6,13 @@ from PIL import Image
 
 # Options that make a run short; every test of a run starts from these.
 SHORT = {
-  "dataset": "folder",
+  "data.name": "folder",
   "batch_size": 8,
   "steps": 12,
   "log_every": 1,
   "eval_every": 6,
   "checkpoint_every": 4,
-  "validation_fraction": 0.25,
+  "data.validation_fraction": 0.25,
   "recall_at": "1,2",
 }
 
@@ -37,7 +37,7 @@ def arguments(pictures, tmp_path):
   """Command-line arguments of a short run in `tmp_path / "run"`, with replacements."""
 
   def make(workdir=tmp_path / "run", **replaced):
-    fields = {**SHORT, "images": pictures, **replaced}
+    fields = {**SHORT, "data.images": pictures, **replaced}
     return [
       "--config=configs/glyphs.py",
       f"--workdir={workdir}",

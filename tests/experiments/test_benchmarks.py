@@ -14,21 +14,21 @@ from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.
 SMALL = {
-  "model": "glyph_net",
-  "backbone_learning_rate": "none",
-  "frozen_backbone_fraction": 0,
-  "shorter_side": 36,
-  "image_size": 32,
-  "channels": 1,
-  "num_workers": 0,
-  "dim": 16,
+  "model.name": "glyph_net",
+  "optimizer.backbone_learning_rate": "none",
+  "optimizer.frozen_backbone_fraction": 0,
+  "data.shorter_side": 36,
+  "data.image_size": 32,
+  "data.channels": 1,
+  "data.num_workers": 0,
+  "model.dim": 16,
   "batch_size": 32,
   "steps": 3,
   "log_every": 1,
   "eval_every": 3,
   "checkpoint_every": 1,
-  "validation_fraction": 0.25,
-  "classes": tiny.CLASSES,
+  "data.validation_fraction": 0.25,
+  "data.classes": tiny.CLASSES,
 }
 FOUND_OF = {"sop": "1,10", "inshop": "1,5,10"}
 
@@ -42,7 +42,7 @@ def run(request, archives, tmp_path_factory):
   """A run that was stopped before its third step, and gone on with."""
   name = request.param
   root = tmp_path_factory.mktemp(name)
-  fields = {**SMALL, "data_dir": root / "tfds", "images": archives(name)}
+  fields = {**SMALL, "data.data_dir": root / "tfds", "data.images": archives(name)}
   if name in FOUND_OF:
     fields["recall_at"] = FOUND_OF[name]
   argv = [f"--config=configs/{name}.py", f"--workdir={root / 'run'}"]

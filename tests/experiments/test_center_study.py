@@ -6,20 +6,16 @@ import numpy as np
 import pytest
 
 from configs import glyphs_comparison
-from configs.base import Config
+from configs.base import Config, Data, Model
 from experiments import center_study
 
 
 def test_a_run_is_looked_at_by_the_way(pictures, tmp_path, monkeypatch, capsys):
   tiny = Config(
-    dataset="folder",
-    images=str(pictures),
     batch_size=8,
-    widths=(8, 16),
-    dim=16,
-    depth=0,
-    validation_fraction=0.25,
     recall_at=(1,),
+    data=Data(name="folder", images=str(pictures), validation_fraction=0.25),
+    model=Model(widths=(8, 16), dim=16, depth=0),
   )
   monkeypatch.setattr(glyphs_comparison, "BASE", tiny)
   # The other two rules are the last two of these with other numbers.

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.training import loop
-from configs.base import Config
+from configs import base
+from configs.base import Config, Data, Loss
 from configs.comparison import Comparison
 from experiments import compare, train
 from experiments.comparison import charts, store, tables
@@ -23,9 +24,9 @@ from experiments.run import command_line, datasets
 from experiments.run.command_line import InputError
 
 ROOT = Path(__file__).parents[2]
-SPACE = {"scale": (4.0, 8.0, 16.0, 32.0), "margin": (0.0, 0.1)}
+SPACE = {"loss.scale": (4.0, 8.0, 16.0, 32.0), "loss.margin": (0.0, 0.1)}
 COMPARISON = Comparison(
-  methods={"CCL": Config(), "softmax": Config(loss="normalized_softmax")},
+  methods={"CCL": Config(), "softmax": Config(loss=Loss(name="normalized_softmax"))},
   columns={"10 steps": {"steps": 10}, "20 steps": {"steps": 20}},
   spaces={"CCL": SPACE},
   trial={"steps": 5, "seed": 100},
@@ -36,7 +37,7 @@ COMPARISON = Comparison(
 
 
 def keep(job, metrics, curve=()):
-  result = {"metrics": metrics, "config": dataclasses.asdict(job.config), "seconds": 1}
+  result = {"metrics": metrics, "config": base.fields(job.config), "seconds": 1}
   compare.keep(job, {**result, "curve": list(curve)})
 
 
@@ -56,12 +57,12 @@ def change(path, number, edit):
 def test_trials_are_drawn_from_the_space_and_stay_as_they_were():
   own, *drawn = [COMPARISON.trial_config("CCL", n) for n in range(40)]
   assert own == Config(steps=5, seed=100)
-  assert {c.scale for c in drawn} == set(SPACE["scale"])
-  assert {c.margin for c in drawn} == set(SPACE["margin"])
-  assert all(c.steps == 5 and c.center_weight == Config().center_weight for c in drawn)
+  assert {c.loss.scale for c in drawn} == set(SPACE["loss.scale"])
+  assert {c.loss.margin for c in drawn} == set(SPACE["loss.margin"])
+  assert all(c.steps == 5 and c.loss.center_weight is None for c in drawn)
   both = dataclasses.replace(COMPARISON, spaces={"CCL": SPACE, "softmax": SPACE})
   others = [both.trial_config("softmax", n) for n in range(1, 40)]
-  assert [c.scale for c in others] != [c.scale for c in drawn]
+  assert [c.loss.scale for c in others] != [c.loss.scale for c in drawn]
   fewer = dataclasses.replace(COMPARISON, trials=1, methods={"CCL": Config()})
   assert [fewer.trial_config("CCL", n) for n in range(1, 40)] == drawn
 
@@ -88,8 +89,8 @@ def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
   assert not more
   tuned = [job.config for job in later if job.ids["row"] == "CCL"]
   best = jobs[1].config  # the first of two as good
-  assert (best.scale, best.margin) != (jobs[2].config.scale, jobs[2].config.margin)
-  assert {(c.scale, c.margin) for c in tuned} == {(best.scale, best.margin)}
+  assert best.loss != jobs[2].config.loss
+  assert all(c.loss == best.loss for c in tuned)
   assert sorted((c.steps, c.seed) for c in tuned) == [
     (10, 0),
     (10, 1),
@@ -104,15 +105,21 @@ def test_a_stored_run_is_not_done_again_and_another_config_is_refused(tmp_path):
   assert jobs[-1].ids not in [job.ids for job in missing(tmp_path)[0]]
 
   def as_if_a_field_had_come_later(head):
-    del head["shared"]["config"]["momentum"]
-    head["shared"]["config"]["data_dir"] = "/elsewhere"
+    del head["shared"]["config"]["loss.momentum"]
+    head["shared"]["config"]["data.data_dir"] = "/elsewhere"
     return head
 
   path = tmp_path / "main.jsonl"
   change(path, 0, as_if_a_field_had_come_later)
   assert jobs[-1].ids not in [job.ids for job in missing(tmp_path)[0]]
-  change(path, 1, lambda row: row.setdefault("config", {}).update(scale=99.0) or row)
-  says = r"main.jsonl has a run of another config, in \['scale'\]: remove the line of"
+  change(
+    path,
+    1,
+    lambda row: row.setdefault("config", {}).update({"loss.scale": 99.0}) or row,
+  )
+  says = (
+    r"main.jsonl has a run of another config, in \['loss.scale'\]: remove the line of"
+  )
   with pytest.raises(InputError, match=says):
     missing(tmp_path)
 
@@ -127,7 +134,7 @@ def done(monkeypatch):
     return {
       "metrics": {"recall@1": 0.5},
       "seconds": 1,
-      "config": dataclasses.asdict(config),
+      "config": base.fields(config),
     }
 
   monkeypatch.setattr(compare, "run", run)
@@ -182,12 +189,13 @@ def test_a_run_that_another_process_has_ended_since_is_not_done_again(
 def two_methods(tmp_path, monkeypatch):
   """A config file of two methods, and runs that take no time: the n-th finds n/10."""
   (tmp_path / "methods.py").write_text("""
-from configs.base import Config
+from configs.base import Config, Loss
 from configs.comparison import Comparison
 
 def get_comparison():
   return Comparison(
-    methods={"one": Config(loss="contex"), "other": Config()}, columns={"easy": {}}
+    methods={"one": Config(loss=Loss(name="contex")), "other": Config()},
+    columns={"easy": {}},
   )
 """)
   runs = []
@@ -198,7 +206,7 @@ def get_comparison():
     return {
       "metrics": {"recall@1": len(runs) / 10},
       "seconds": 1.0,
-      "config": dataclasses.asdict(config),
+      "config": base.fields(config),
     }
 
   monkeypatch.setattr(compare, "run", run)
@@ -220,7 +228,7 @@ def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
     "| one | 0.200 ± 1.271 |",
     "| other | 0.300 ± 1.271 |",
   ]
-  assert [(config.loss, config.seed) for config in runs[1:3]] == [
+  assert [(config.loss.name, config.seed) for config in runs[1:3]] == [
     ("center_contrastive", 0),
     ("contex", 1),
   ]
@@ -243,24 +251,24 @@ def test_a_comparison_stores_each_run_once_and_makes_its_table_from_them(
   assert capsys.readouterr().out.splitlines()[-2] == "| other | 0.350 ± 1.906 |"
   # Other settings under the same name are no second run of the same.
   # A result from before a field of the schema is still one of its default.
-  change(path, 0, lambda head: head["shared"]["config"].pop("rho") and head)
+  change(path, 0, lambda head: head["shared"]["config"].pop("data.rho") and head)
   compare.main(argv)
-  change(path, 1, lambda row: row.setdefault("config", {}).update(gamma=0.3) or row)
+  change(
+    path, 1, lambda row: row.setdefault("config", {}).update({"loss.gamma": 0.3}) or row
+  )
   with pytest.raises(SystemExit):
     compare.main(argv)
-  assert "of another config, in ['gamma']" in capsys.readouterr().err
+  assert "of another config, in ['loss.gamma']" in capsys.readouterr().err
 
 
 @pytest.fixture
 def tiny(pictures):
   return Config(
-    dataset="folder",
-    images=str(pictures),
     batch_size=8,
     steps=4,
     eval_every=2,
-    validation_fraction=0.25,
     recall_at=(1,),
+    data=Data(name="folder", images=str(pictures), validation_fraction=0.25),
   )
 
 
@@ -277,7 +285,7 @@ def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(tiny):
 
 @pytest.mark.parametrize("trial", [True, False])
 def test_that_a_run_diverges_is_its_result(tiny, trial):
-  diverging = dataclasses.replace(tiny, learning_rate=1e30, steps=6)
+  diverging = base.replace(tiny, {"optimizer.learning_rate": 1e30, "steps": 6})
   result = compare.run(diverging, trial=trial)
   json.dumps(result, allow_nan=False)
   assert 0 < result["diverged_at"] <= 6
@@ -298,13 +306,13 @@ def test_a_comparison_takes_the_steps_that_training_takes(tiny, tmp_path, monkey
 
   monkeypatch.setattr(loop, "steps", watched)
   compare.run(tiny)
-  train.train(dataclasses.replace(tiny, checkpoint_every=100), tmp_path / "run")
+  train.train(base.replace(tiny, {"checkpoint_every": 100}), tmp_path / "run")
   compared, trained = taken
   assert len(compared) == tiny.steps and compared == trained
 
 
 def test_a_trial_needs_validation_classes(tiny):
-  whole = dataclasses.replace(tiny, validation_fraction=0.0)
+  whole = base.replace(tiny, {"data.validation_fraction": 0.0})
   with pytest.raises(ValueError, match="validation_fraction=0.0: a trial is scored on"):
     compare.run(whole, trial=True)
 
@@ -389,10 +397,14 @@ def test_one_process_builds_the_data_while_others_of_any_study_wait(
   def load(config):
     with pytest.raises(BlockingIOError), opened(tmp_path) as folder:
       fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    built.append((config.dataset, config.image_size))
+    built.append((config.data.name, config.data.image_size))
 
   monkeypatch.setattr(datasets, "load_data", load)
-  columns = {"small": {"image_size": 16}, "large": {"image_size": 32}, "same": {}}
+  columns = {
+    "small": {"data.image_size": 16},
+    "large": {"data.image_size": 32},
+    "same": {},
+  }
   compare._build_data(Comparison({"CCL": Config()}, columns), tmp_path)
   assert built == [("glyphs", 16), ("glyphs", 32)]
   with opened(tmp_path) as folder:  # free again
@@ -463,7 +475,7 @@ def test_a_dead_process_claims_nothing(tmp_path):
 
 def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
   comparison = dataclasses.replace(
-    COMPARISON, columns={f"scale {s}": {"scale": s} for s in (4.0, 8.0, 64.0)}
+    COMPARISON, columns={f"scale {s}": {"loss.scale": s} for s in (4.0, 8.0, 64.0)}
   )
   ours = dataclasses.replace(comparison, methods={"CCL": Config()})
   grouped = {f"seen {g} recall@1": 0.3 for g in ("rare", "medium", "frequent")}
@@ -479,7 +491,7 @@ def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
     assert more_to_come
     for job in missing(tmp_path, 2, study, name)[0]:
       curve = [{"step": s, "recall@1": s / 20} for s in (5, job.config.steps)]
-      keep(job, {"recall@1": (job.config.scale or 16.0) / 100, **more}, curve)
+      keep(job, {"recall@1": (job.config.loss.scale or 16.0) / 100, **more}, curve)
     (tmp_path / compare.SEARCH).unlink()  # the trials, of this study
     monkeypatch.setattr(compare, "_load", lambda *_, study=study: study)
     compare.main(
@@ -501,10 +513,16 @@ def test_a_study_is_shown_and_drawn(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
   ("columns", "field"),
   [
-    ({"a": {"scale": 1.0, "steps": 9}, "b": {"scale": 2.0, "steps": 9}}, "scale"),
-    ({"a": {"scale": 1.0, "steps": 8}, "b": {"scale": 2.0, "steps": 9}}, None),
-    ({"a": {}, "b": {"scale": 2.0}}, None),
-    ({"a": {"scale": 2.0}}, None),
+    (
+      {"a": {"loss.scale": 1.0, "steps": 9}, "b": {"loss.scale": 2.0, "steps": 9}},
+      "loss.scale",
+    ),
+    (
+      {"a": {"loss.scale": 1.0, "steps": 8}, "b": {"loss.scale": 2.0, "steps": 9}},
+      None,
+    ),
+    ({"a": {}, "b": {"loss.scale": 2.0}}, None),
+    ({"a": {"loss.scale": 2.0}}, None),
   ],
 )
 def test_the_field_that_columns_vary_is_in_each_of_them(columns, field):

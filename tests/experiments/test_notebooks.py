@@ -27,8 +27,8 @@ def test_a_notebook_runs_and_shows_its_figures(path, tmp_path):
   short, done = tmp_path / "short.ipynb", tmp_path / "done.ipynb"
   text = path.read_text()
   # The steps take most of the time, and what is checked does not hang on them.
-  assert text.count("steps=300") == 1
-  short.write_text(text.replace("steps=300", "steps=20"))
+  assert text.count(r"\"steps\": 300") == 1
+  short.write_text(text.replace(r"\"steps\": 300", r"\"steps\": 20"))
   # A reader has one device, where the tests simulate eight.
   environment = {
     name: value for name, value in os.environ.items() if name != "XLA_FLAGS"

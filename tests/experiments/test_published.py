@@ -1,6 +1,5 @@
 """The experiments of ConTeX, the whole way, on tiny stand-ins for their datasets."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -8,20 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import base
 from experiments import compare, evaluate, train
 from experiments.run import assemble, command_line, datasets, workdir
 from tests.data import stand_ins
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-  "model": "glyph_net",
-  "image_size": 32,
-  "dim": 16,
-  "widths": (8, 8),
-  "depth": 0,
-  "projection": (8, 4),
+  "model.name": "glyph_net",
+  "data.image_size": 32,
+  "model.dim": 16,
+  "model.widths": (8, 8),
+  "model.depth": 0,
+  "model.projection": (8, 4),
   "batch_size": 16,
-  "num_workers": 0,
+  "data.num_workers": 0,
   "steps": 2,
   "neighbors": 3,
   "recall_at": (1,),
@@ -39,7 +39,7 @@ PREPARED = {
 
 def load(name, **replaced):
   config = command_line.load_config(str(ROOT / "configs" / f"{name}.py"), {})
-  return dataclasses.replace(config, **{**SMALL, **replaced})
+  return base.replace(config, {**SMALL, **replaced})
 
 
 def prepare(name, folder):
@@ -55,7 +55,7 @@ def prepare(name, folder):
 @pytest.mark.parametrize("name", sorted(PREPARED.keys() - {"celeb_a"}))
 def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path):
   prepare(name, tmp_path)
-  config = load(name, data_dir=str(tmp_path))
+  config = load(name, **{"data.data_dir": str(tmp_path)})
   metrics = compare.run(config)["metrics"]
   assert 0 <= metrics["neighbors accuracy"] <= 1
   if name == "biased_mnist":  # the stand-in's quarters are hidden under the colors
@@ -79,7 +79,9 @@ def test_faces_of_a_folder_are_trained_and_probed(tmp_path):
     pixels = rng.integers(0, 60, (40, 40, 3), np.uint8) + 180 * gender
     name = f"30_{gender}_{0 if white else 2}_{i}.jpg.chip.jpg"
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name, "jpeg")
-  metrics = compare.run(load("utkface", images=str(tmp_path), probe="lbfgs"))["metrics"]
+  metrics = compare.run(
+    load("utkface", probe="lbfgs", **{"data.images": str(tmp_path)})
+  )["metrics"]
   assert metrics["probe unbiased"] > 0.9
   assert 0 <= metrics["neighbors conflicting"] <= 1
 
@@ -89,8 +91,8 @@ def finished(tmp_path_factory):
   """CelebA's stand-in from the command line, with images held out."""
   folder = tmp_path_factory.mktemp("celeb_a")
   prepare("celeb_a", folder)
-  fields = {**SMALL, "steps": 4, "eval_every": 2, "data_dir": folder}
-  fields |= {"validation_fraction": 0.2, "probe": "lbfgs"}
+  fields = {**SMALL, "steps": 4, "eval_every": 2, "data.data_dir": folder}
+  fields |= {"data.validation_fraction": 0.2, "probe": "lbfgs"}
   argv = [f"--config={ROOT / 'configs' / 'celeb_a.py'}", f"--workdir={folder / 'run'}"]
   for name, value in fields.items():
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -127,7 +129,7 @@ def test_what_is_probed_lies_below_the_head(finished):
   config = workdir.read_config(finished)
   data, state = datasets.load_data(config), assemble.restore(finished)
   features, _ = assemble.make_embed(config)(state, data.test)
-  assert config.projection == (8, 4) and features.shape == (40, 16)
+  assert config.model.projection == (8, 4) and features.shape == (40, 16)
 
 
 def test_a_probe_needs_the_train_classes_in_the_test(arguments, capsys):

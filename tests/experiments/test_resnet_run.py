@@ -12,7 +12,7 @@ from ccl_jax.data import views
 from ccl_jax.models import resnet
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpoints
-from configs.base import Config
+from configs.base import Config, Data
 from experiments import train
 from experiments.run import assemble, command_line, datasets
 from tests.experiments.run.test_command_line import refusal
@@ -30,17 +30,17 @@ def run_arguments(arguments, tmp_path, monkeypatch):
   monkeypatch.setattr(resnet, "_KERNEL_INIT", nn.initializers.ones)
   path = tmp_path / "weights.safetensors"
   path.write_bytes(safetensors(oracles.random_weights(**TINY)))
-  fields = dict(
-    model="resnet18",
-    weights=path,
-    channels=3,
-    image_size=24,
-    shorter_side=28,
-    view="photo_color",
-    frozen_batch_norm="true",
-    backbone_learning_rate=0.01,
-    steps=4,
-  )
+  fields = {
+    "model.name": "resnet18",
+    "model.weights": path,
+    "model.frozen_batch_norm": "true",
+    "data.channels": 3,
+    "data.image_size": 24,
+    "data.shorter_side": 28,
+    "data.view": "photo_color",
+    "optimizer.backbone_learning_rate": 0.01,
+    "steps": 4,
+  }
   return lambda **replaced: arguments(**(fields | replaced))
 
 
@@ -91,7 +91,9 @@ def test_weights_are_where_a_run_starts_and_are_not_read_again(
     weights["bn1.running_var"],
   )
   # The head is what a run without weights would draw.
-  other = start_of(run_arguments(weights="none", workdir=tmp_path / "other"))
+  other = start_of(
+    run_arguments(workdir=tmp_path / "other", **{"model.weights": "none"})
+  )
   jax.tree.map(
     np.testing.assert_array_equal,
     state.params["model"]["head"],
@@ -110,7 +112,11 @@ def test_weights_are_where_a_run_starts_and_are_not_read_again(
 
 def test_a_freed_backbone_learns(run_arguments, tmp_path):
   """The whole way, of which the backbone is frozen for half."""
-  train.main(run_arguments(frozen_backbone_fraction=0.5, warmup_fraction=0.0))
+  train.main(
+    run_arguments(
+      **{"optimizer.frozen_backbone_fraction": 0.5, "optimizer.warmup_fraction": 0.0}
+    )
+  )
   state = assemble.restore(tmp_path / "run")
   before = oracles.random_weights(**TINY)
   kernel = state.params["model"]["backbone"]["layer2_0"]["conv2"]["kernel"]
@@ -124,7 +130,7 @@ def test_a_freed_backbone_learns(run_arguments, tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused(run_arguments, tmp_path, capsys):
-  line = refusal(train.main, run_arguments(small_images="true"), capsys)
+  line = refusal(train.main, run_arguments(**{"model.small_images": "true"}), capsys)
   assert "weights.safetensors" in line
   assert "conv1.weight of the weights is float32 of shape (4, 3, 7, 7)" in line
   (tmp_path / "weights.safetensors").unlink()
@@ -136,15 +142,24 @@ def test_weights_that_do_not_fit_are_refused(run_arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("fields", "says"),
   [
-    ({"model": "glyph_net"}, "only model=resnet50 or resnet18"),
+    ({"model.name": "glyph_net"}, "only model.name=resnet50 or resnet18"),
     (
-      {"backbone_learning_rate": "none", "frozen_backbone_fraction": 0.5},
-      "frozen_backbone_fraction=0.5: give the backbone_learning_rate",
+      {
+        "optimizer.backbone_learning_rate": "none",
+        "optimizer.frozen_backbone_fraction": 0.5,
+      },
+      "frozen_backbone_fraction=0.5: give the optimizer.backbone",
     ),
-    ({"backbone_learning_rate": -1.0}, "backbone_learning_rate=-1.0: expected"),
-    ({"frozen_batch_norm": "yes"}, "frozen_batch_norm=yes: expected true or false"),
-    ({"shorter_side": 20}, "shorter_side is 20: give image_size, 24, or more"),
-    ({"smallest_crop": 1.5}, "smallest_crop=1.5: expected 0 to 1"),
+    (
+      {"optimizer.backbone_learning_rate": -1.0},
+      "backbone_learning_rate=-1.0: expected",
+    ),
+    (
+      {"model.frozen_batch_norm": "yes"},
+      "frozen_batch_norm=yes: expected true or false",
+    ),
+    ({"data.shorter_side": 20}, "shorter_side is 20: give image_size, 24, or more"),
+    ({"data.smallest_crop": 1.5}, "smallest_crop=1.5: expected above 0"),
   ],
 )
 def test_fields_that_do_not_go_together_are_refused(
@@ -161,16 +176,18 @@ def test_a_photo_is_cut_as_it_is_decoded_and_seen_whole_otherwise(
     return Image.new("RGB", (size, size), (round(255 * smallest), 0, 0))
 
   config = Config(
-    dataset="folder",
-    images=str(pictures),
-    validation_fraction=0.25,
-    channels=3,
     batch_size=16,
-    image_size=24,
-    shorter_side=28,
-    view=view,
-    smallest_crop=0.4,
     recall_at=(1,),
+    data=Data(
+      name="folder",
+      images=str(pictures),
+      validation_fraction=0.25,
+      channels=3,
+      image_size=24,
+      shorter_side=28,
+      view=view,
+      smallest_crop=0.4,
+    ),
   )
   monkeypatch.setattr(views, "random_resized_crop", crop)
   data = datasets.load_data(config)
@@ -186,12 +203,12 @@ def test_the_config_says_which_resnet():
   config = command_line.load_config(
     "configs/glyphs.py",
     {
-      "model": "resnet50",
-      "dim": "96",
-      "pooling": "sum",
-      "layer_norm": "true",
-      "frozen_batch_norm": "false",
-      "compute_dtype": "bfloat16",
+      "model.name": "resnet50",
+      "model.dim": "96",
+      "model.pooling": "sum",
+      "model.layer_norm": "true",
+      "model.frozen_batch_norm": "false",
+      "model.compute_dtype": "bfloat16",
     },
   )
   model = assemble.make_model(config, "data")

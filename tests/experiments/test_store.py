@@ -49,6 +49,19 @@ def test_a_row_holds_only_what_it_does_not_share(tmp_path):
     assert stored == json.loads(json.dumps(run))
 
 
+def test_a_field_that_a_row_lacks_is_not_given_to_it(tmp_path):
+  """As when another version, without the field, adds a run to the file."""
+  path, lacking = tmp_path / "main.jsonl", result(1)
+  del lacking["config"]["scale"]
+  for run in (result(0), lacking):
+    store.append(path, run)
+  assert [sorted(run["config"]) for run in store.read(path)] == [
+    ["scale", "seed", "widths"],
+    ["seed", "widths"],
+  ]
+  assert "absent" not in store.read(path)[1]
+
+
 def test_a_line_that_a_kill_has_cut_short_is_dropped(tmp_path):
   path = tmp_path / "main.jsonl"
   for seed in (0, 1):

@@ -18,6 +18,7 @@ from ccl_jax import probe
 from ccl_jax.data.examples import Decoded
 from ccl_jax.training.checkpoint import Checkpoints
 from ccl_jax.training.run_log import read_events
+from configs import base
 from experiments import evaluate, retrieve, train
 from experiments.run import assemble, datasets, workdir
 
@@ -75,8 +76,8 @@ def timeless(workdir):
 @pytest.mark.parametrize("centers", ["bank"])
 def test_a_killed_run_resumes_to_the_same_bits(arguments, tmp_path, centers, capsys):
   whole, killed = tmp_path / "whole", tmp_path / "killed"
-  train.main(arguments(workdir=whole, centers=centers))
-  argv = arguments(workdir=killed, centers=centers)
+  train.main(arguments(workdir=whole, **{"loss.centers": centers}))
+  argv = arguments(workdir=killed, **{"loss.centers": centers})
   for killed_at in (3, 10):
     process = run_alone(argv, killed_at=killed_at)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -98,7 +99,7 @@ def finished(tmp_path_factory, pictures):
   from tests.experiments.conftest import SHORT
 
   workdir = tmp_path_factory.mktemp("runs") / "run"
-  fields = {**SHORT, "images": pictures, "steps": 60, "log_every": 10}
+  fields = {**SHORT, "data.images": pictures, "steps": 60, "log_every": 10}
   argv = ["--config=configs/glyphs.py", f"--workdir={workdir}"]
   argv += [f"--config.{name}={value}" for name, value in fields.items()]
   train.main(argv)
@@ -138,7 +139,7 @@ def test_a_resumed_state_takes_the_place_of_the_fresh_one(finished, parallel):
   """On the same devices, and the memory of the fresh state is given back."""
   folder, _ = finished
   config = workdir.read_config(folder)
-  other = dataclasses.replace(config, parallel=parallel, class_shards=2)
+  other = base.replace(config, {"parallel": parallel, "class_shards": 2})
   data = datasets.load_data(other)
   run = assemble.make_run(other, data)
   batches = assemble.train_batches(other, data.train)
@@ -282,7 +283,7 @@ def test_embeddings_of_something_else_are_refused(finished, saved, tmp_path, cap
 
 
 def test_pmap_trains_too(arguments, tmp_path):
-  train.main(arguments(parallel="pmap", centers="bank"))
+  train.main(arguments(parallel="pmap", **{"loss.centers": "bank"}))
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert 0 < result["recall@1"] <= 1
 
@@ -293,7 +294,7 @@ def test_other_classes_than_the_run_was_trained_on_are_refused(
   """Labels follow the folders' names, so that each would mean another class."""
   images = tmp_path / "pictures"
   shutil.copytree(pictures, images)
-  argv = arguments(images=images, steps=4)
+  argv = arguments(steps=4, **{"data.images": images})
   train.main(argv)
   (tmp_path / "run" / "result.json").unlink()
   for name in ("a", "b", "c", "d"):

@@ -165,8 +165,8 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _what_to_fetch(self) -> str:
     return (
       f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS} Put it in a folder of yours, packed or"
-      " unpacked, and name that folder: images=FOLDER (--config.images=FOLDER on the"
-      " command line)"
+      " unpacked, and name that folder: images=FOLDER (on the command line"
+      " --config.data.images=FOLDER)"
     )
 
   def _in_order(self, store: Store, listed: Sequence[Listed]) -> list[Listed]:

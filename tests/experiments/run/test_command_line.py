@@ -1,7 +1,6 @@
 """Bad input ends with one line that says what to do, and exit code 2."""
 
 import ast
-import dataclasses
 import re
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import jax
 import pytest
 from PIL import Image
 
-from configs.base import Config
+from configs import base
+from configs.base import Config, Data, Loss, Model
 from experiments import evaluate, retrieve, train
 from experiments.run import assemble, command_line
 from experiments.run.objective import BY_LABEL, BY_VIEW, OVER_CLASSES, settings_of
@@ -32,24 +32,34 @@ def refusal(main, argv, capsys):
   [
     ("stepz", "10", "unknown config field stepz; did you mean steps?"),
     ("steps", "ten", "--config.steps=ten: expected an integer"),
-    ("scale", "big", "--config.scale=big: expected a number"),
-    ("loss", "tripled", "expected center_contrastive or normalized_softmax or cosface"),
+    ("loss.scale", "big", "--config.loss.scale=big: expected a number"),
+    (
+      "loss.name",
+      "tripled",
+      "expected center_contrastive or normalized_softmax or cosface",
+    ),
     ("recall_at", "1;2", "expected integers with commas between"),
     ("batch_size", "12", "batch_size=12 does not divide over 8 devices; 8 or 16"),
     ("batch_size", "80", "batch_size is 80 with 24 examples"),
-    ("validation_fraction", "0.9", "both sides need at least 2"),
+    ("data.validation_fraction", "0.9", "both sides need at least 2"),
     ("recall_at", "1,8", "recall_at=(1, 8) with 7 images to find: give a smaller K"),
-    ("images", "/nowhere", "/nowhere is not a folder"),
-    ("images", "none", "add --config.images=FOLDER"),
+    ("data.images", "/nowhere", "/nowhere is not a folder"),
+    ("data.images", "none", "add --config.data.images=FOLDER"),
     ("steps", "0", "steps=0: expected 1 or more"),
-    ("scale", "-1.0", "scale=-1.0: expected a number above 0"),
-    ("widths", "8", "widths=(8,), projection=(): expected two widths"),
-    ("momentum", "1.5", "momentum=1.5: expected 0 to 1"),
-    ("images_per_class", "3", "batch_size is 8 with images_per_class 3: give images"),
-    ("sharpness", "-1", "sharpness=-1.0: expected 0 or more, or none"),
-    ("first_visit", "mix", "first_visit=mix with centers=trained: only centers=bank"),
-    ("margin", "nan", "margin=nan: expected a finite number"),
-    ("memory_size", "64", "memory_size=64 with loss=center_contrastive: only"),
+    ("loss.scale", "-1.0", "scale=-1.0: expected a number above 0"),
+    ("model.widths", "8", "model.widths=(8,): expected 2 numbers"),
+    ("loss.momentum", "1.5", "momentum=1.5: expected 0 to 1"),
+    (
+      "data.images_per_class",
+      "3",
+      "batch_size is 8 with images_per_class 3: give images",
+    ),
+    ("loss.sharpness", "-1", "loss.sharpness=-1.0: expected 0 or more"),
+    ("loss.first_visit", "mix", "first_visit=mix with loss.centers=trained: only"),
+    ("loss.margin", "nan", "margin=nan: expected a finite number"),
+    ("loss.memory_size", "64", "size=64 with loss.name=center_contrastive: only"),
+    ("scale", "2", "unknown config field scale; did you mean loss.scale?"),
+    ("model.depht", "2", "model.depht; did you mean model.depth?"),
   ],
 )
 def test_a_bad_field_is_refused(field, value, says, arguments, capsys, tmp_path):
@@ -59,18 +69,18 @@ def test_a_bad_field_is_refused(field, value, says, arguments, capsys, tmp_path)
 
 def test_a_memory_below_a_batch_is_refused():
   with pytest.raises(ValueError, match="memory_size=255 is less than the 64 x 4 rows"):
-    Config(loss="supcon", batch_size=64, views=4, memory_size=255)
+    Config(batch_size=64, data=Data(views=4), loss=Loss(name="supcon", memory_size=255))
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "supcon", "contex", "proxy_anchor"])
 def test_a_sample_of_classes_for_a_loss_that_takes_none_is_refused(loss):
-  says = f"sample_rate=0.5 with loss={loss}: only arcface, center_contrastive, cosf"
+  says = f"sample_rate=0.5 with loss.name={loss}: only arcface, center_contr"
   with pytest.raises(ValueError, match=says):
-    assemble.make_objective(Config(loss=loss, sample_rate=0.5), 10)
+    assemble.make_objective(Config(loss=Loss(name=loss, sample_rate=0.5)), 10)
 
 
 def test_a_memory_has_the_size_and_length_of_the_config():
-  config = Config(loss="supcon", memory_size=300, dim=12)
+  config = Config(model=Model(dim=12), loss=Loss(name="supcon", memory_size=300))
   _, state = assemble.make_objective(config, 10).init(jax.random.key(0))
   assert state.embeddings.shape == (300, 12)
 
@@ -91,7 +101,7 @@ def test_a_class_with_one_image_is_named(arguments, pictures, tmp_path, capsys):
     if path.parent.name != "class_03" or path.name == "0.png":
       (lonely / path.parent.name).mkdir(parents=True, exist_ok=True)
       (lonely / path.parent.name / path.name).write_bytes(path.read_bytes())
-  line = refusal(train.main, arguments(images=lonely), capsys)
+  line = refusal(train.main, arguments(**{"data.images": lonely}), capsys)
   assert "class_03" in line and "1 image" in line
 
 
@@ -101,7 +111,7 @@ def test_an_unreadable_image_is_named(arguments, pictures, tmp_path, capsys):
     (damaged / path.parent.name).mkdir(parents=True, exist_ok=True)
     (damaged / path.parent.name / path.name).write_bytes(path.read_bytes())
   (damaged / "class_05" / "2.png").write_bytes(b"not a picture")
-  line = refusal(train.main, arguments(images=damaged), capsys)
+  line = refusal(train.main, arguments(**{"data.images": damaged}), capsys)
   assert str(Path("class_05", "2.png")) in line
 
 
@@ -112,15 +122,15 @@ def test_an_empty_split_is_refused(arguments, tmp_path, capsys):
     (root / "train" / label).mkdir(parents=True)
     for copy in range(2):
       Image.new("L", (32, 32)).save(root / "train" / label / f"{copy}.png")
-  line = refusal(train.main, arguments(images=root), capsys)
+  line = refusal(train.main, arguments(**{"data.images": root}), capsys)
   assert str(root / "test") in line and "0 class folders" in line
 
 
 def test_the_folder_of_another_config_is_refused(arguments, capsys, tmp_path):
   train.main(arguments())
   capsys.readouterr()
-  line = refusal(train.main, arguments(scale="7.5"), capsys)
-  assert "scale is None there and 7.5 here" in line
+  line = refusal(train.main, arguments(**{"loss.scale": "7.5"}), capsys)
+  assert "loss.scale is None there and 7.5 here" in line
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.txt").write_text("mine")
   line = refusal(train.main, arguments(workdir=tmp_path / "other"), capsys)
@@ -141,16 +151,20 @@ def test_overrides_take_the_type_of_their_field():
     str(ROOT / "configs" / "glyphs.py"),
     {
       "steps": "7",
-      "scale": "2",
+      "loss.scale": "2",
       "recall_at": "1,10",
-      "fonts": "none",
-      "images": "a=b",
-      "channels": "3",
+      "data.fonts": "none",
+      "data.images": "a=b",
+      "data.channels": "3",
     },
   )
-  assert (config.steps, config.scale, config.recall_at) == (7, 2.0, (1, 10))
-  assert (config.fonts, config.images, config.channels) == (None, "a=b", 3)
-  assert isinstance(config.scale, float)
+  assert (config.steps, config.loss.scale, config.recall_at) == (7, 2.0, (1, 10))
+  assert (config.data.fonts, config.data.images, config.data.channels) == (
+    None,
+    "a=b",
+    3,
+  )
+  assert isinstance(config.loss.scale, float)
 
 
 def test_help_names_every_field_with_its_default_and_meaning(capsys):
@@ -158,18 +172,30 @@ def test_help_names_every_field_with_its_default_and_meaning(capsys):
     train.main(["--help"])
   assert stop.value.code == 0
   shown = capsys.readouterr().out
-  for field in dataclasses.fields(Config):
-    line = next(x for x in shown.splitlines() if f"--config.{field.name}=" in x)
-    assert re.search(rf"={re.escape(str(field.default))}\s+\w", line), line
+  assert max(map(len, shown.splitlines())) <= 100
+  for name, default in base.fields(Config()).items():
+    written = command_line._write(default)
+    assert re.search(rf"--config\.{name}={re.escape(written)}\s+\w", shown), name
+
+
+@pytest.mark.parametrize("value", [True, 3, 0.5, "x", (), (3,), (1, 2)])
+def test_help_writes_a_default_as_the_command_line_reads_it(value):
+  hint = tuple[int, ...] if isinstance(value, tuple) else type(value) | None
+  assert command_line._read(command_line._write(value), hint) == value
 
 
 def fields_read(code):
-  """The names in `config.NAME` where it is read, and not just put into a message."""
+  """Full names of what is read of `config`, and not just put into a message."""
   tree = ast.parse(code)
   said = (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr))
   in_messages = {id(node) for message in said for node in ast.walk(message)}
   for node in ast.walk(tree):
     match node:
+      case ast.Attribute(
+        value=ast.Attribute(value=ast.Name(id="config"), attr=section), attr=name
+      ) if isinstance(node.ctx, ast.Load) and section in base.SECTIONS:
+        if id(node) not in in_messages:
+          yield f"{section}.{name}"
       case ast.Attribute(value=ast.Name(id="config"), attr=name, ctx=ast.Load()):
         if id(node) not in in_messages:
           yield name
@@ -178,14 +204,14 @@ def fields_read(code):
 def settings_of_losses():
   """What the losses read by the names of their arguments."""
   losses = [*OVER_CLASSES.values(), *BY_LABEL.values(), *BY_VIEW.values()]
-  return {name for loss in losses for name in settings_of(loss)}
+  return {f"loss.{name}" for loss in losses for name in settings_of(loss)}
 
 
 def test_every_field_is_read_somewhere():
   sources = (path.read_text() for path in (ROOT / "experiments").rglob("*.py"))
   read = {name for code in sources for name in fields_read(code)}
   read |= settings_of_losses()
-  dead = [field.name for field in dataclasses.fields(Config) if field.name not in read]
+  dead = [name for name in base.fields(Config()) if name not in read]
   assert not dead, f"fields of configs/base.py that no code reads: {dead}"
 
 
@@ -194,6 +220,8 @@ def test_every_field_is_read_somewhere():
   [
     ("train(config.steps)", {"steps"}),
     ("train(config.steps_done)", {"steps_done"}),
+    ("train(config.loss.scale)", {"loss", "loss.scale"}),
+    ("config.loss.scale = 7", {"loss"}),
     ("config.steps = 7", set()),
     ("dataclasses.replace(config, steps=7)", set()),
     ("getattr(config, 'steps')", set()),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.examples import Decoded, Examples
-from configs.base import Config
+from configs import base
+from configs.base import Config, Data
 from experiments.run import datasets, testing
 
 CLASSES, DRAWINGS = 20, 9
@@ -36,7 +37,9 @@ def of_drawings(copies, prefix):
 def load(monkeypatch):
   splits = of_drawings(2, "train"), of_drawings(1, "test")
   monkeypatch.setattr(datasets, "_load_splits", lambda config: splits)
-  return lambda **fields: datasets.load_data(Config(validation_fraction=0.2, **fields))
+  return lambda **fields: datasets.load_data(
+    Config(data=Data(**{"validation_fraction": 0.2, **fields}))
+  )
 
 
 def drawn(examples):
@@ -92,13 +95,13 @@ def test_label_noise_reaches_the_train_labels_alone(load):
 @pytest.mark.parametrize(
   ("fields", "says"),
   [
-    ({"imbalance": 0.5}, "imbalance=0.5: expected 1 or more"),
-    ({"label_noise": -0.1}, "label_noise=-0.1: expected 0 to 1"),
+    ({"data.imbalance": 0.5}, "imbalance=0.5: expected 1 or more"),
+    ({"data.label_noise": -0.1}, "label_noise=-0.1: expected 0 to 1"),
   ],
 )
 def test_what_no_run_can_use_is_refused(fields, says):
   with pytest.raises(ValueError, match=says):
-    Config(**fields)
+    base.replace(Config(), fields)
 
 
 def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):

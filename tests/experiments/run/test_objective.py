@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ccl_jax import losses
-from configs.base import PAIR_LOSSES, Config, LossName
+from configs import base
+from configs.base import Config, Loss, Model
 from experiments.run.objective import BY_LABEL, make_objective
 
 NUM_CLASSES, DIM = 9, 8
@@ -30,11 +31,13 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(
-  "name", sorted({*typing.get_args(LossName)} - {"cross_entropy"})
+  "name", sorted({*typing.get_args(base.hints()["loss.name"])} - {"cross_entropy"})
 )
 def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
   """By the names of its arguments; only a softmax has its scale's inverse."""
-  config = Config(loss=name, dim=DIM, centers_per_class=2, **CHANGED)
+  config = Config(
+    model=Model(dim=DIM), loss=Loss(name=name, centers_per_class=2, **CHANGED)
+  )
   objective = make_objective(config, NUM_CLASSES)
   params, state = objective.init(jax.random.key(0))
   embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
@@ -54,7 +57,9 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
   expected = loss(*arrays, **settings)
   assert np.abs(expected).max() > 0
   np.testing.assert_allclose(found, expected, rtol=1e-6)
-  by_default = make_objective(Config(loss=name, dim=DIM), NUM_CLASSES)
+  by_default = make_objective(
+    Config(model=Model(dim=DIM), loss=Loss(name=name)), NUM_CLASSES
+  )
   other, _ = by_default.apply(params, state, embeddings, batch)
   assert np.abs(found - other).max() > 1e-3
 
@@ -71,9 +76,10 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
 )
 def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
   """As in `pmap`: a row's loss is that of the global batch."""
-  memory = {"memory_size": 8, "batch_size": 8} if "memory" in name else {}
+  memory = {"loss.memory_size": 8, "batch_size": 8} if "memory" in name else {}
   centers = "bank" if "bank" in name else "trained"
-  config = Config(loss=name.split()[0], dim=DIM, centers=centers, **memory)
+  plain = Config(model=Model(dim=DIM), loss=Loss(name=name.split()[0], centers=centers))
+  config = base.replace(plain, memory)
   embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
   batch = {"label": jnp.arange(8) % 3, "example": jnp.arange(8) // 2}
 
@@ -90,11 +96,11 @@ def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
 
 
 @pytest.mark.parametrize(
-  "name", sorted({*typing.get_args(LossName)} - {"cross_entropy"})
+  "name", sorted({*typing.get_args(base.hints()["loss.name"])} - {"cross_entropy"})
 )
 def test_a_loss_has_its_own_numbers_unless_the_config_says_others(name):
   """ArcFace's scale is 64, and not the 16 of another loss."""
-  config = Config(loss=name, dim=DIM, centers_per_class=2)
+  config = Config(model=Model(dim=DIM), loss=Loss(name=name, centers_per_class=2))
   objective = make_objective(config, NUM_CLASSES)
   params, state = objective.init(jax.random.key(0))
   embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
@@ -109,12 +115,14 @@ def test_a_loss_has_its_own_numbers_unless_the_config_says_others(name):
 
 
 def test_what_a_memory_is_for_is_said_once():
-  assert {*PAIR_LOSSES} == {*BY_LABEL}
+  assert {*base.PAIR_LOSSES} == {*BY_LABEL}
 
 
 @pytest.mark.parametrize("loss", ["arcface", "proxy_nca", "proxy_anchor"])
 def test_proxies_may_be_a_bank(loss):
-  objective = make_objective(Config(loss=loss, dim=DIM, centers="bank"), NUM_CLASSES)
+  objective = make_objective(
+    Config(model=Model(dim=DIM), loss=Loss(name=loss, centers="bank")), NUM_CLASSES
+  )
   params, bank = objective.init(jax.random.key(0))
   labels = jnp.arange(4)
   values, moved = objective.apply(params, bank, jnp.ones((4, DIM)), {"label": labels})
@@ -123,33 +131,34 @@ def test_proxies_may_be_a_bank(loss):
 
 
 @pytest.mark.parametrize(
-  "settings", [{"sample_rate": 0.5}, {"parallel": "class_sharded"}]
+  "settings", [{"loss.sample_rate": 0.5}, {"parallel": "class_sharded"}]
 )
 def test_a_part_of_the_classes_is_refused_to_a_loss_that_holds_all(settings):
   (field,) = settings
+
+  def of_loss(name):
+    return base.replace(Config(loss=Loss(name=name)), settings)
+
   with pytest.raises(ValueError) as refused:
-    make_objective(Config(loss="proxy_anchor", **settings), NUM_CLASSES)
+    make_objective(of_loss("proxy_anchor"), NUM_CLASSES)
   message = str(refused.value)
-  assert f"{field}={settings[field]}" in message and "loss=proxy_anchor" in message
+  assert f"{field}={settings[field]}" in message and "loss.name=proxy_anchor" in message
   family = "arcface, center_contrastive, cosface, normalized_softmax, proxy_nca"
   assert family in message
   for loss in family.split(", "):
-    make_objective(Config(loss=loss, **settings), NUM_CLASSES)
+    make_objective(of_loss(loss), NUM_CLASSES)
 
 
 def test_several_centers_a_class_are_no_bank():
-  with pytest.raises(ValueError, match="soft_triple with centers=bank"):
-    make_objective(Config(loss="soft_triple", centers="bank"), NUM_CLASSES)
+  with pytest.raises(ValueError, match="soft_triple with loss.centers=bank"):
+    make_objective(Config(loss=Loss(name="soft_triple", centers="bank")), NUM_CLASSES)
 
 
 @pytest.mark.parametrize("first_visit", ["replace", "mix"])
 def test_what_a_first_visit_does_to_a_random_center(first_visit):
   config = Config(
-    dim=DIM,
-    centers="bank",
-    momentum=0.75,
-    sharpness=None,
-    first_visit=first_visit,
+    model=Model(dim=DIM),
+    loss=Loss(centers="bank", momentum=0.75, sharpness=None, first_visit=first_visit),
   )
   objective = make_objective(config, NUM_CLASSES)
   params, bank = objective.init(jax.random.key(0))

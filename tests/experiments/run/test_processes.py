@@ -42,7 +42,11 @@ def free_port():
 def test_a_lost_process_ends_the_other_and_one_process_goes_on_to_the_same_numbers(
   arguments, tmp_path, capsys
 ):
-  fields = {"parallel": "class_sharded", "centers": "bank", "validation_fraction": 0}
+  fields = {
+    "parallel": "class_sharded",
+    "loss.centers": "bank",
+    "data.validation_fraction": 0,
+  }
   train.main(arguments(workdir=tmp_path / "whole", **fields))  # on eight devices
   argv = arguments(workdir=tmp_path / "two", **fields)
   job = [*argv, f"--coordinator=localhost:{free_port()}", "--num-processes=2"]
