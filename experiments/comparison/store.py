@@ -2,7 +2,7 @@
 
 The first line, `{"shared": {...}}`, holds what a row has unless it says otherwise: the
 fields of the config, the versions, the commit. Each further line is a run: its row, its
-column and seed (or its trial), the fields in which it differs (and those that it lacks),
+column and seed (or its trial), the fields in which it differs and those that it lacks,
 metrics, and a curve.
 """
 
