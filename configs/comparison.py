@@ -43,9 +43,13 @@ class Comparison:
   trials: int = 0  # of each method that has a space, on validation classes
   metrics: tuple[str, ...] = ("recall@1", "map@r", "r_precision")  # a table each
   ours: tuple[str, ...] = ()  # methods that are not baselines
+  # Methods in the order of their colors, the same in the figures of related studies.
+  palette: tuple[str, ...] = ()
 
   def __post_init__(self):
     """Raises ValueError for the space of a method that is not compared."""
+    if not self.palette:
+      object.__setattr__(self, "palette", tuple(self.methods))
     if unknown := self.spaces.keys() - self.methods:
       raise ValueError(f"spaces of {sorted(unknown)}: expected some of the methods")
 

@@ -1,23 +1,28 @@
 """How centers age, drift, crowd and gain accuracy, by the rule that moves them.
 
-  python -m experiments.center_study --out=experiments/results/glyphs/center_study.json
+  python -m experiments.center_study --results=experiments/results/glyphs
 
 Trains the comparison's network with CCL under each rule, and looks at the centers at a
 few steps: the length of their mean (0 if they spread evenly, 1 if they all agree), the
 mean |cosine| of two centers, and the cosine of a center with what its class's images
 embed to now, for classes seen just before and for those seen long ago. Recall@1 is of
-validation classes.
+validation classes. Each look adds a line of JSON to center_study.jsonl there; a rule
+that has all its lines is not trained again, and --write puts the table into the pages
+that ask for it.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from configs import base, glyphs_comparison
+from configs.base import Config
+from experiments.comparison import pages, store, tables
 from experiments.run import command_line
 
+STUDY = "center_study"
 RULES = {
   "trained by gradient": {"loss.centers": "trained"},
   "class means": {"loss.centers": "bank", "loss.momentum": 0.5, "loss.sharpness": None},
@@ -28,34 +33,65 @@ RULES = {
 FRESH, OLD = 2, 15  # steps since the last visit: at most, at least
 
 
+COLUMNS = {
+  "R@1": "recall@1",
+  "length of the mean center": "mean center",
+  "mean abs. cosine": "|cos|",
+  "agreement, seen just before": "fresh",
+  "agreement, 15 steps ago or more": "old",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-  parser = command_line.parser("center_study", __doc__ or "")
+  parser = command_line.parser(STUDY, __doc__ or "")
+  parser.add_argument("--results", required=True, type=Path, help="folder of studies")
   parser.add_argument("--at", type=int, nargs="+", default=[100, 300, 1000, 2000])
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--out", type=Path, help="where to write JSON")
+  parser.add_argument(
+    "--write", type=Path, nargs="+", help="pages whose tables are made anew"
+  )
   args = parser.parse_args(argv)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-  columns = ("step", "recall@1", "mean center", "|cos|", "fresh", "old", "seen ago")
-  print(f"{'rule':26}" + "".join(f"{name:>12}" for name in columns))
-  rows = []
+  path = args.results / f"{STUDY}.jsonl"
+  with command_line.exit_on_bad_input():
+    stored = store.read(path)
+  done = {(row["row"], row["seed"], row["step"]) for row in stored}
   for rule, fields in RULES.items():
-    for row in study(fields, args.at, args.seed):
-      shown = "".join(
-        f"{'' if row[name] is None else format(row[name], '.3f'):>12}"
-        for name in columns[1:]
-      )
-      print(f"{rule:26}{row['step']:>12}{shown}", flush=True)
-      rows.append({"rule": rule, **row})
-  if args.out:
-    args.out.write_text(json.dumps({"seed": args.seed, "rows": rows}, indent=1) + "\n")
+    if any((rule, args.seed, step) not in done for step in args.at):
+      for look in study(fields, args.at, args.seed):
+        if (rule, args.seed, look["step"]) not in done:
+          store.append(path, {"row": rule, "seed": args.seed, **look})
+  with command_line.exit_on_bad_input():
+    print(table(store.read(path)))
+    pages.write(args.write or [], lambda asked: _asked(args.results, path, asked))
 
 
-def study(
-  fields: dict, steps: Sequence[int], seed: int
-) -> list[dict[str, float | None]]:
+def _asked(results: Path, path: Path, asked: pages.Marker) -> str | None:
+  """What a page asks for; None where it is another study."""
+  if (asked.results, asked.study) != (results.name, STUDY):
+    return None
+  return table(store.read(path))
+
+
+def table(stored: Sequence[store.Result]) -> str:
+  """A line a look, by rule and step."""
+  order = [*RULES]
+  body = [
+    [look["row"], f"{look['step']:,}", *_shown(look["metrics"])]
+    for look in sorted(stored, key=lambda x: (order.index(x["row"]), x["step"]))
+  ]
+  return tables.markdown(["centers", "step", *COLUMNS], body)
+
+
+def _shown(metrics: dict[str, float | None]) -> Iterator[str]:
+  for name in COLUMNS.values():
+    value = metrics[name]
+    yield "" if value is None else f"{value:.3f}"
+
+
+def study(fields: dict, steps: Sequence[int], seed: int) -> list[dict[str, Any]]:
   """What the centers are like after some steps of one run."""
-  from experiments.run import assemble, datasets, testing
+  from experiments.run import assemble, datasets
+  from experiments.train import versions
 
   config = base.replace(
     glyphs_comparison.BASE, {"seed": seed, "steps": max(steps), **fields}
@@ -63,18 +99,32 @@ def study(
   with command_line.exit_on_bad_input():
     data = datasets.load_data(config)
     run = assemble.make_run(config, data)
-  num_classes = data.train.num_classes
-  last_seen, rows = np.zeros(num_classes, int), []
+  last_seen, looks = np.zeros(data.train.num_classes, int), []
   for number, batch, state, _ in assemble.steps(run, config, data):
     last_seen[batch["label"]] = number
-    if number not in steps:
-      continue
-    found = testing.score(config, testing.Embedded(*run.embed(state, data.validation)))
-    centers = testing.class_centers(run.class_vectors(state), np.arange(num_classes))
-    ages = np.where(last_seen > 0, number - last_seen, -1)
-    now = describe(centers, *run.embed(state, data.train), ages)
-    rows.append({"step": number, "recall@1": found["recall@1"], **now})
-  return rows
+    if number in steps:
+      ages = np.where(last_seen > 0, number - last_seen, -1)
+      looks.append(
+        {
+          "step": number,
+          "metrics": look_at(config, run, data, state, ages),
+          "versions": versions(),
+          "config": base.fields(config),
+        }
+      )
+  return looks
+
+
+def look_at(config: Config, run, data, state, ages: np.ndarray) -> dict[str, Any]:
+  """Recall of validation classes, and what the centers are like, at one state."""
+  from experiments.run import testing
+
+  embedded = testing.Embedded(*run.embed(state, data.validation))
+  centers = testing.class_centers(run.class_vectors(state), np.arange(len(ages)))
+  return {
+    "recall@1": testing.score(config, embedded)["recall@1"],
+    **describe(centers, *run.embed(state, data.train), ages),
+  }
 
 
 def describe(

@@ -12,53 +12,20 @@ trained and tested with each seed.
 
 To use several devices, start the command once for each (with CUDA_VISIBLE_DEVICES,
 say): they share the runs among them. With --table-only, all is made from the stored
-files, without training.
+files, without training; --write puts the tables into the pages that ask for them.
 """
 
 import argparse
-import contextlib
-import fcntl
-import itertools
-import json
-import math
-import os
-import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from configs import base
-from configs.base import Config
 from configs.comparison import Comparison
-from experiments.comparison import store, tables
+from experiments.comparison import jobs, pages, store, tables
 from experiments.run import command_line
 from experiments.run.command_line import InputError, exit_on_bad_input
 
-Result = Mapping[str, Any]
-CHOSEN_BY = "recall@1"  # on validation classes
 MAIN, SEARCH = "main", "search.jsonl"  # the comparison itself, and its trials
-# What TFDS builds a dataset from.
-DATA_FIELDS = (
-  "data.name",
-  "data.data_dir",
-  "data.fonts",
-  "data.images",
-  "data.classes",
-  "data.tfds_name",
-  "data.rho",
-  "data.image_size",
-  "data.channels",
-)
-
-
-class Job(NamedTuple):
-  """A run without a result."""
-
-  study: Path  # the file that its result goes to
-  ids: dict[str, Any]  # what the result says of its place
-  config: Config
-  trial: bool  # scored on validation classes; else on the test ones
+CENTERS = "center_study"  # which another command makes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,15 +40,21 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--minus", help="a row to take from the others, seed by seed")
   parser.add_argument("--table-only", action="store_true", help="train nothing")
   parser.add_argument("--figures", type=Path, help="folder to draw figures into")
+  parser.add_argument(
+    "--write", type=Path, nargs="+", help="pages whose tables are made anew"
+  )
   args = parser.parse_args(argv)
   with exit_on_bad_input():
     comparison = _load(args.config, args.study)
     study = args.results / f"{args.study or MAIN}.jsonl"
     search = args.results / SEARCH
   if not args.table_only:
-    train_all(comparison, study, search, args.seeds)
+    jobs.train_all(comparison, study, search, args.seeds)
   with exit_on_bad_input():
     show(comparison, study, search, args)
+    pages.write(
+      args.write or [], lambda marker: table(args.config, args.results, marker)
+    )
 
 
 def _load(path: str, study: str | None) -> Comparison:
@@ -99,171 +72,27 @@ def _load(path: str, study: str | None) -> Comparison:
   return studies[study]
 
 
-def train_all(comparison: Comparison, study: Path, search: Path, seeds: int) -> None:
-  """Does every missing run that no other process is at, until none is missing."""
-  _build_data(comparison, search.parent)
-  while True:
-    with exit_on_bad_input():
-      jobs, more = find_missing(comparison, study, search, seeds)
-    if not jobs and not more:
-      return
-    for job in jobs:
-      with claim(job) as mine:
-        if mine and _find(store.read(job.study), job.ids) is None:
-          keep(job, run(job.config, trial=job.trial))
-          break  # Its result may allow runs that come before the others.
-    else:
-      time.sleep(2)  # The rest is being done by others, or waits for what they do.
+def table(config: str, results: Path, asked: pages.Marker) -> str | None:
+  """What a page asks for; None where it asks for another comparison's results.
 
-
-def _build_data(comparison: Comparison, results: Path) -> None:
-  """Builds datasets that are not on disk yet, in one process while the others wait."""
-  from experiments.run import datasets  # slow to import, and not needed for a table
-
-  configs = {}
-  for method, column in itertools.product(comparison.methods, comparison.columns):
-    config = comparison.run_config(method, column, {}, 0)
-    values = base.fields(config)
-    configs[tuple(values[field] for field in DATA_FIELDS)] = config
-  results.mkdir(parents=True, exist_ok=True)
-  folder = os.open(results, os.O_RDONLY)  # the same for all studies
-  try:
-    with exit_on_bad_input():
-      fcntl.flock(folder, fcntl.LOCK_EX)
-      for config in configs.values():
-        datasets.load_data(config)
-  finally:
-    os.close(folder)
-
-
-def find_missing(
-  comparison: Comparison, study: Path, search: Path, seeds: int
-) -> tuple[list[Job], bool]:
-  """Runs without a result: trials first, then a seed of every cell before the next.
-
-  Returns:
-    (what can be run now, whether there is more that waits for trials to end).
-
-  Raises:
-    InputError: if a result is there and of another config.
+  Several metrics make one table, which is ranked by the first; `METRIC minus ROW` takes
+  a row from the others, and `speed` is the table of steps to a part of the best.
   """
-  done, trials = store.read(search), []
-  for number, method in itertools.product(range(comparison.trials), comparison.spaces):
-    config = comparison.trial_config(method, number)
-    job = Job(search, {"row": method, "trial": number}, config, True)
-    if _is_missing(job, done):
-      trials.append(job)
-  waiting = {job.ids["row"] for job in trials}
-  tuned = {
-    method: find_tuned(comparison, done, method)
-    for method in comparison.methods
-    if method not in waiting
-  }
-  done, runs, more = store.read(study), [], False
-  cells = itertools.product(comparison.columns, comparison.methods)
-  for seed, (column, method) in itertools.product(range(seeds), cells):
-    if method not in tuned:
-      more = True
-      continue
-    config = comparison.run_config(method, column, tuned[method], seed)
-    job = Job(study, {"row": method, "column": column, "seed": seed}, config, False)
-    if _is_missing(job, done):
-      runs.append(job)
-  return trials + runs, more
-
-
-def find_tuned(
-  comparison: Comparison, trials: Sequence[Result], method: str
-) -> dict[str, Any]:
-  """The fields of a method's best trial; of equal ones, the first."""
-  own = [
-    trial
-    for trial in sorted(trials, key=lambda trial: trial["trial"])
-    if trial["row"] == method and trial["trial"] < comparison.trials
-  ]
-  if method not in comparison.spaces or not own:
-    return {}
-  best = max(own, key=lambda result: tables.value_of(result, CHOSEN_BY))
-  return {field: best["config"][field] for field in comparison.spaces[method]}
-
-
-@contextlib.contextmanager
-def claim(job: Job) -> Iterator[bool]:
-  """Whether this process may do a run; no other may, until it is done or dead."""
-  name = _slug(" ".join(map(str, [job.study.stem, *job.ids.values()])))
-  lock = job.study.with_name(f"{name}.lock")
-  lock.parent.mkdir(parents=True, exist_ok=True)
-  with lock.open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      yield False
-      return
-    yield True
-    # Whoever waits for the file that is unlinked here finds a result, or a free lock.
-    lock.unlink(missing_ok=True)
-
-
-def keep(job: Job, result: Result) -> None:
-  """Adds a result to the file of its study."""
-  store.append(job.study, {**job.ids, **result})
-  print(f"{job.study}: {job.ids}, {result['seconds']} s", flush=True)
-
-
-def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
-  """One run from start to its metrics, without checkpoints or a report.
-
-  A trial is scored on the validation classes, another run on the test classes, and on
-  the validation classes every `eval_every` steps. That a loss diverges is a result too:
-  the run ends there, without metrics, and tables and figures take each to be 0.
-
-  Raises:
-    ValueError: a trial without validation classes.
-  """
-  # Slow to import, and not needed for a table.
-  from experiments.run import assemble, datasets, testing
-  from experiments.train import versions
-
-  start = time.perf_counter()
-  data = datasets.load_data(config)
-  parts = assemble.make_run(config, data)
-  if trial and not data.validation:
-    raise ValueError(
-      f"data.validation_fraction={config.data.validation_fraction}: a trial is scored"
-      " on validation classes; give more than 0"
-    )
-
-  def validate(state) -> dict[str, float]:
-    embedded = parts.embed(state, data.validation)
-    return testing.score(config, testing.Embedded(*embedded))
-
-  curve, loss, state, diverged_at = [], math.nan, None, None
-  for number, _, state, metrics in assemble.steps(parts, config, data):
-    evaluated = not trial and data.validation and number % config.eval_every == 0
-    if not evaluated and number < config.steps:
-      continue
-    loss = float(metrics["loss"])
-    if not math.isfinite(loss):
-      diverged_at = number
-      break
-    if evaluated:
-      curve.append({"step": number, **_rounded(validate(state))})
-  if diverged_at is not None:
-    found = {}
-  elif trial:
-    found = {"loss": loss, **validate(state)}
-  else:
-    tested = testing.test(config, parts.embed, state, data)
-    found = {"loss": loss, **tested.metrics}
-  return {
-    "metrics": _rounded(found),
-    **({"curve": curve} if curve else {}),
-    **({"diverged_at": diverged_at} if diverged_at else {}),
-    "steps": config.steps,
-    "seconds": round(time.perf_counter() - start, 1),
-    "versions": versions(),
-    "config": base.fields(config),
-  }
+  path = results / f"{asked.study}.jsonl"
+  if asked.results != results.name or asked.study == CENTERS:
+    return None
+  comparison = _load(config, None if asked.study == MAIN else asked.study)
+  order = tables.Order([*comparison.methods], [*comparison.columns])
+  stored = store.read(path)
+  if not stored:
+    raise InputError(f"{path} holds no results, and a page asks for their table")
+  if asked.shows == "speed":
+    return tables.speed(stored, jobs.CHOSEN_BY, order, comparison.ours)
+  metrics = [metric.strip() for metric in asked.shows.split(",")]
+  if len(metrics) > 1:
+    return tables.ranked(stored, metrics, order, comparison.ours)
+  metric, _, minus = metrics[0].partition(" minus ")
+  return tables.means(stored, metric, order, minus or None)
 
 
 def show(
@@ -277,11 +106,11 @@ def show(
   for metric in [args.metric] if args.metric else comparison.metrics:
     print(tables.means(results, metric, order, args.minus), end="\n\n")
   if not args.metric:
-    if speed := tables.speed(results, CHOSEN_BY, order, comparison.ours):
+    if speed := tables.speed(results, jobs.CHOSEN_BY, order, comparison.ours):
       print(speed, end="\n\n")
     if comparison.spaces:
       trials = store.read(search)
-      tuned = {m: find_tuned(comparison, trials, m) for m in comparison.methods}
+      tuned = {m: jobs.find_tuned(comparison, trials, m) for m in comparison.methods}
       print(tables.settings(tuned))
   if args.figures:
     from experiments.comparison import charts  # matplotlib is slow to import
@@ -289,41 +118,6 @@ def show(
     name = args.results.name if study.stem == MAIN else study.stem
     for path in charts.draw(results, order, comparison, args.figures, name):
       print(f"wrote {path}")
-
-
-def _find(results: Sequence[Result], ids: Mapping[str, Any]) -> Result | None:
-  """The result of a place."""
-  return next((r for r in results if all(r.get(k) == ids[k] for k in ids)), None)
-
-
-def _is_missing(job: Job, results: Sequence[Result]) -> bool:
-  """Whether a run has no result; one of another config is an InputError."""
-  found = _find(results, job.ids)
-  if found is None:
-    return True
-  # A field that came later had its default before, and where the data lie is no part
-  # of what was run.
-  stored, asked = _as_json(Config()) | found["config"], _as_json(job.config)
-  if differing := sorted(
-    k for k in asked if stored[k] != asked[k] and k != "data.data_dir"
-  ):
-    raise InputError(
-      f"{job.study} has a run of another config, in {differing}: remove the line of"
-      f" {job.ids}"
-    )
-  return False
-
-
-def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-  return {name: round(value, 5) for name, value in metrics.items()}
-
-
-def _as_json(config: Config) -> dict[str, Any]:
-  return json.loads(json.dumps(base.fields(config)))
-
-
-def _slug(text: str) -> str:
-  return re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from tqdm import tqdm
 from configs import base
 from configs.base import Config
 from configs.comparison import Comparison
-from experiments import compare
-from experiments.comparison import charts, tables
+from experiments.comparison import charts, jobs, tables
 
 METRICS = ("recall@1", "map@r")
 ROW = "validation classes"
@@ -67,7 +66,7 @@ def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
     for column, fields in comparison.columns.items()
   }
   results = [
-    {"row": ROW, "column": column, "seed": config.seed, **compare.run(run, trial=True)}
+    {"row": ROW, "column": column, "seed": config.seed, **jobs.run(run, trial=True)}
     for column, run in tqdm(runs.items(), "runs")
   ]
   return Ablated(comparison, results)

@@ -59,7 +59,7 @@ def _over_steps(curves, order: tables.Order, comparison: Comparison) -> Figure:
     if row in curves
   }
   figure, axes = _axes(f"Recall@1 of validation classes, {order.columns[-1]}")
-  _draw_lines(axes, lines, comparison.ours)
+  _draw_lines(axes, lines, comparison)
   axes.set_xlabel("steps")
   return figure
 
@@ -92,7 +92,7 @@ def over_values(
     axes.set_xscale("log", base=2)
     axes.set_xticks([*values.values()], [f"{value:g}" for value in values.values()])
     axes.minorticks_off()
-  _draw_lines(axes, lines, comparison.ours)
+  _draw_lines(axes, lines, comparison)
   axes.set_xlabel(field.rpartition(".")[2].replace("_", " "))
   return figure
 
@@ -104,7 +104,7 @@ def _by_group(results, order: tables.Order, comparison: Comparison) -> Figure:
   rows = [row for row in order.rows if any(r["row"] == row for r in results)]
   places, labels = [], []
   width = 0.8 / len(rows)
-  colors = _colors(rows, comparison.ours)
+  colors = _colors(comparison)
   for number, (column, group) in enumerate((c, g) for c in columns for g in GROUPS):
     cells = tables.by_cell(results, _group(group))
     places.append(number + number // len(GROUPS) * 0.6)
@@ -140,8 +140,9 @@ def _axes(title: str) -> tuple[Figure, Axes]:
   return figure, axes
 
 
-def _colors(rows: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
-  baselines = [row for row in rows if row not in ours]
+def _colors(comparison: Comparison) -> dict[str, Any]:
+  ours = comparison.ours
+  baselines = [row for row in comparison.palette if row not in ours]
   colors: dict[str, Any] = dict(zip(ours, _OURS, strict=False))
   return colors | {r: _BASELINES[i % len(_BASELINES)] for i, r in enumerate(baselines)}
 
@@ -149,10 +150,10 @@ def _colors(rows: Sequence[str], ours: Sequence[str]) -> dict[str, Any]:
 def _draw_lines(
   axes: Axes,
   lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
-  ours: Sequence[str],
+  comparison: Comparison,
 ) -> None:
   """A line a method with its interval; its name at its end, in order of the ends."""
-  colors = _colors([*lines], ours)
+  colors, ours = _colors(comparison), comparison.ours
   for row, points in lines.items():
     x = [place for place, _ in points]
     mean = np.array([statistics.mean(values) for _, values in points])

@@ -90,7 +90,34 @@ def means(
 
   title = metric if minus is None else f"{metric}, minus {minus}"
   body = [[r, *(shown(r, c) for c in columns)] for r in rows if r != minus]
-  return _markdown([title, *columns], body)
+  return markdown([title, *columns], body)
+
+
+def ranked(
+  results: Sequence[Result],
+  metrics: Sequence[str],
+  order: Order,
+  ours: Sequence[str],
+) -> str:
+  """Several metrics side by side, ours in bold; the first one's last column ranks."""
+  cells = {metric: by_cell(results, metric) for metric in metrics}
+  best = {
+    row: statistics.mean(cells[metrics[0]][row, order.columns[-1]].values())
+    for row in order.rows
+  }
+  head = [f"{metric}, {column}" for metric in metrics for column in order.columns]
+  body = [
+    [
+      f"**{row}**" if row in ours else row,
+      *(
+        interval([*cells[metric][row, column].values()])
+        for metric in metrics
+        for column in order.columns
+      ),
+    ]
+    for row in sorted(order.rows, key=lambda row: -best[row])
+  ]
+  return markdown(["method", *head], body)
 
 
 def speed(
@@ -123,7 +150,7 @@ def speed(
       ]
       shown.append("not in all seeds" if None in steps else interval(steps, 0))
     body.append([row, f"{final[row]:.3f}", *shown])
-  return _markdown(
+  return markdown(
     [
       f"validation {metric}, {order.columns[-1]}",
       "at the end",
@@ -159,7 +186,7 @@ def settings(tuned: Mapping[str, Mapping[str, Any]]) -> str:
     for row, found in tuned.items()
     if found
   ]
-  return _markdown(["method", "settings of its best trial"], body)
+  return markdown(["method", "settings of its best trial"], body)
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
@@ -180,6 +207,7 @@ def half_width(values: Sequence[float]) -> float:
   return float(stats.t.ppf(0.975, len(values) - 1) * deviation)
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  """A table of GitHub's Markdown."""
   lines = [head, ["---"] * len(head), *body]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)

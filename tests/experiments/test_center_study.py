@@ -1,13 +1,12 @@
 """What is said of centers, against loops."""
 
-import json
-
 import numpy as np
 import pytest
 
 from configs import glyphs_comparison
 from configs.base import Config, Data, Model
 from experiments import center_study
+from experiments.comparison import store
 
 
 def test_a_run_is_looked_at_by_the_way(pictures, tmp_path, monkeypatch, capsys):
@@ -22,16 +21,23 @@ def test_a_run_is_looked_at_by_the_way(pictures, tmp_path, monkeypatch, capsys):
   rules = ("trained by gradient", "class means", "off the nearest")
   rules = {name: center_study.RULES[name] for name in rules}
   monkeypatch.setattr(center_study, "RULES", rules)
-  out = tmp_path / "new" / "study.json"
-  center_study.main(["--at", "2", "17", f"--out={out}"])
-  rows = json.loads(out.read_text())["rows"]
+  results, page = tmp_path / "tiny", tmp_path / "page.md"
+  page.write_text("Before.\n<!-- table: tiny/center_study -->\n<!-- end -->\n")
+  argv = ["--at", "2", "17", f"--results={results}", f"--write={page}"]
+  center_study.main(argv)
+  rows = store.read(results / "center_study.jsonl")
   assert [row["step"] for row in rows] == [2, 17] * len(rules)
-  assert all(row["old"] is None for row in rows[::2]), "none is old after two steps"
-  by_rule = {row["rule"]: row for row in rows if row["step"] == 17}
-  assert (
-    by_rule["off the nearest"]["mean center"] < by_rule["class means"]["mean center"]
-  )
-  assert len(capsys.readouterr().out.splitlines()) == 1 + len(rows)
+  looks = [row["metrics"] for row in rows]
+  assert all(look["old"] is None for look in looks[::2]), "none is old after two steps"
+  last = {row["row"]: row["metrics"] for row in rows if row["step"] == 17}
+  assert last["off the nearest"]["mean center"] < last["class means"]["mean center"]
+  table = center_study.table(rows)
+  assert len(table.splitlines()) == 2 + len(rows)
+  assert table in capsys.readouterr().out and table in page.read_text()
+  # What is stored is not done again.
+  monkeypatch.setattr(center_study, "study", None)
+  center_study.main(argv)
+  assert store.read(results / "center_study.jsonl") == rows
 
 
 def test_centers_are_described_by_spread_and_agreement():

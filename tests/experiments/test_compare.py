@@ -19,7 +19,7 @@ from configs import base
 from configs.base import Config, Data, Loss
 from configs.comparison import Comparison
 from experiments import compare, train
-from experiments.comparison import charts, store, tables
+from experiments.comparison import charts, jobs, store, tables
 from experiments.run import command_line, datasets
 from experiments.run.command_line import InputError
 
@@ -38,12 +38,12 @@ COMPARISON = Comparison(
 
 def keep(job, metrics, curve=()):
   result = {"metrics": metrics, "config": base.fields(job.config), "seconds": 1}
-  compare.keep(job, {**result, "curve": list(curve)})
+  jobs.keep(job, {**result, "curve": list(curve)})
 
 
 def missing(folder, seeds=2, comparison=COMPARISON, study="main"):
   files = folder / f"{study}.jsonl", folder / compare.SEARCH
-  return compare.find_missing(comparison, *files, seeds)
+  return jobs.find_missing(comparison, *files, seeds)
 
 
 def change(path, number, edit):
@@ -137,17 +137,17 @@ def done(monkeypatch):
       "config": base.fields(config),
     }
 
-  monkeypatch.setattr(compare, "run", run)
-  monkeypatch.setattr(compare, "_build_data", lambda *_: None)
+  monkeypatch.setattr(jobs, "run", run)
+  monkeypatch.setattr(jobs, "_build_data", lambda *_: None)
   return done
 
 
 def test_two_processes_share_the_runs(tmp_path, monkeypatch, done):
   first, second, *_ = missing(tmp_path)[0]
-  with compare.claim(first) as mine:
-    with compare.claim(first) as theirs, compare.claim(second) as other:
+  with jobs.claim(first) as mine:
+    with jobs.claim(first) as theirs, jobs.claim(second) as other:
       assert mine and other and not theirs
-  with compare.claim(first) as again:
+  with jobs.claim(first) as again:
     assert again
   assert not list(tmp_path.iterdir())
 
@@ -157,10 +157,10 @@ def test_two_processes_share_the_runs(tmp_path, monkeypatch, done):
     held.__exit__(None, None, None)
     keep(first, {"recall@1": 0.5})
 
-  monkeypatch.setattr(compare.time, "sleep", wait)
-  held = compare.claim(first)
+  monkeypatch.setattr(jobs.time, "sleep", wait)
+  held = jobs.claim(first)
   assert held.__enter__()
-  compare.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 2)
+  jobs.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 2)
   assert missing(tmp_path) == ([], False)
   assert first.config not in [config for config, _ in done]
   assert sum(trial for _, trial in done) == 2 and len(done) == 2 + 2 * 2 * 2
@@ -171,7 +171,7 @@ def test_a_run_that_another_process_has_ended_since_is_not_done_again(
 ):
   """Between the look for what is missing and the claim."""
   first, *_ = missing(tmp_path)[0]
-  claim, ended = compare.claim, []
+  claim, ended = jobs.claim, []
 
   def claim_late(job):
     if job.ids == first.ids and not ended:
@@ -179,8 +179,8 @@ def test_a_run_that_another_process_has_ended_since_is_not_done_again(
       keep(first, {"recall@1": 0.5})
     return claim(job)
 
-  monkeypatch.setattr(compare, "claim", claim_late)
-  compare.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 1)
+  monkeypatch.setattr(jobs, "claim", claim_late)
+  jobs.train_all(COMPARISON, tmp_path / "main.jsonl", tmp_path / compare.SEARCH, 1)
   assert first.config not in [config for config, _ in done]
   assert len(done) == 2 + 2 * 2
 
@@ -209,8 +209,8 @@ def get_comparison():
       "config": base.fields(config),
     }
 
-  monkeypatch.setattr(compare, "run", run)
-  monkeypatch.setattr(compare, "_build_data", lambda *_: None)
+  monkeypatch.setattr(jobs, "run", run)
+  monkeypatch.setattr(jobs, "_build_data", lambda *_: None)
   argv = [f"--config={tmp_path / 'methods.py'}", f"--results={tmp_path / 'results'}"]
   return [*argv, "--seeds=2", "--metric=recall@1"], runs
 
@@ -273,10 +273,10 @@ def tiny(pictures):
 
 
 def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(tiny):
-  result = json.loads(json.dumps(compare.run(tiny)))
+  result = json.loads(json.dumps(jobs.run(tiny)))
   assert [point["step"] for point in result["curve"]] == [2, 4]
   assert {"loss", "recall@1", "map@r"} <= result["metrics"].keys()
-  trial = compare.run(tiny, trial=True)
+  trial = jobs.run(tiny, trial=True)
   assert "curve" not in trial
   # Two validation classes of four pictures; eight test classes.
   assert trial["metrics"]["recall@1"] * 8 == round(trial["metrics"]["recall@1"] * 8)
@@ -286,7 +286,7 @@ def test_a_run_ends_in_metrics_of_the_test_classes_and_a_curve(tiny):
 @pytest.mark.parametrize("trial", [True, False])
 def test_that_a_run_diverges_is_its_result(tiny, trial):
   diverging = base.replace(tiny, {"optimizer.learning_rate": 1e30, "steps": 6})
-  result = compare.run(diverging, trial=trial)
+  result = jobs.run(diverging, trial=trial)
   json.dumps(result, allow_nan=False)
   assert 0 < result["diverged_at"] <= 6
   assert result["metrics"] == {}
@@ -305,7 +305,7 @@ def test_a_comparison_takes_the_steps_that_training_takes(tiny, tmp_path, monkey
       yield step
 
   monkeypatch.setattr(loop, "steps", watched)
-  compare.run(tiny)
+  jobs.run(tiny)
   train.train(base.replace(tiny, {"checkpoint_every": 100}), tmp_path / "run")
   compared, trained = taken
   assert len(compared) == tiny.steps and compared == trained
@@ -314,7 +314,7 @@ def test_a_comparison_takes_the_steps_that_training_takes(tiny, tmp_path, monkey
 def test_a_trial_needs_validation_classes(tiny):
   whole = base.replace(tiny, {"data.validation_fraction": 0.0})
   with pytest.raises(ValueError, match="validation_fraction=0.0: a trial is scored on"):
-    compare.run(whole, trial=True)
+    jobs.run(whole, trial=True)
 
 
 def results():
@@ -405,7 +405,7 @@ def test_one_process_builds_the_data_while_others_of_any_study_wait(
     "large": {"data.image_size": 32},
     "same": {},
   }
-  compare._build_data(Comparison({"CCL": Config()}, columns), tmp_path)
+  jobs._build_data(Comparison({"CCL": Config()}, columns), tmp_path)
   assert built == [("glyphs", 16), ("glyphs", 32)]
   with opened(tmp_path) as folder:  # free again
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -460,16 +460,16 @@ def test_the_stored_runs_are_those_that_the_config_asks_for(name):
 
 
 def test_a_dead_process_claims_nothing(tmp_path):
-  job = compare.Job(tmp_path / "main.jsonl", {"row": "CCL", "seed": 3}, Config(), False)
+  job = jobs.Job(tmp_path / "main.jsonl", {"row": "CCL", "seed": 3}, Config(), False)
   code = (
-    "import os, pathlib, sys; from experiments import compare;"
+    "import os, pathlib, sys; from experiments.comparison import jobs;"
     "study, ids = pathlib.Path(sys.argv[1]), {'row': 'CCL', 'seed': 3};"
-    "job = compare.Job(study, ids, None, False);"
-    "compare.claim(job).__enter__(); os._exit(1)"
+    "job = jobs.Job(study, ids, None, False);"
+    "jobs.claim(job).__enter__(); os._exit(1)"
   )
   subprocess.run([sys.executable, "-c", code, job.study], cwd=ROOT)
   assert [path.name for path in tmp_path.iterdir()] == ["main_ccl_3.lock"]
-  with compare.claim(job) as mine:
+  with jobs.claim(job) as mine:
     assert mine
 
 

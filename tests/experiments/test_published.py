@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from configs import base
-from experiments import compare, evaluate, train
+from experiments import evaluate, train
+from experiments.comparison import jobs
 from experiments.run import assemble, command_line, datasets, workdir
 from tests.data import stand_ins
 
@@ -56,7 +57,7 @@ def prepare(name, folder):
 def test_what_tfds_prepares_is_trained_and_probed(name, tmp_path):
   prepare(name, tmp_path)
   config = load(name, **{"data.data_dir": str(tmp_path)})
-  metrics = compare.run(config)["metrics"]
+  metrics = jobs.run(config)["metrics"]
   assert 0 <= metrics["neighbors accuracy"] <= 1
   if name == "biased_mnist":  # the stand-in's quarters are hidden under the colors
     assert 0 <= metrics["probe unbiased"] <= 1
@@ -79,9 +80,9 @@ def test_faces_of_a_folder_are_trained_and_probed(tmp_path):
     pixels = rng.integers(0, 60, (40, 40, 3), np.uint8) + 180 * gender
     name = f"30_{gender}_{0 if white else 2}_{i}.jpg.chip.jpg"
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name, "jpeg")
-  metrics = compare.run(
-    load("utkface", probe="lbfgs", **{"data.images": str(tmp_path)})
-  )["metrics"]
+  metrics = jobs.run(load("utkface", probe="lbfgs", **{"data.images": str(tmp_path)}))[
+    "metrics"
+  ]
   assert metrics["probe unbiased"] > 0.9
   assert 0 <= metrics["neighbors conflicting"] <= 1
 
