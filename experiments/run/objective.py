@@ -87,7 +87,9 @@ def _over_classes(
     axis_name=axis_name,
     mesh=mesh,
     sample_rate=config.loss.sample_rate,
-    relates_rows=config.loss.name == "proxy_anchor",
+    # A class softmax is a function of its own row. Another loss may not be, and the rows
+    # of all devices are right for any.
+    relates_rows=config.loss.name not in _class_softmaxes(),
   )
   if config.loss.centers == "bank" and config.loss.first_visit == "mix":
     return _already_visited(objective)
