@@ -1,15 +1,18 @@
 """Saves and restores a run: the train state and the position of the data iterator."""
 
+import functools
+import json
 import logging
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 _LOG = logging.getLogger(__name__)
 
@@ -19,6 +22,11 @@ class Checkpoints:
 
   Saving is asynchronous and atomic: a run killed while it saves leaves the checkpoint
   before intact. Leaving the context waits for the save under way.
+
+  A checkpoint holds a checksum of every leaf, taken of the arrays before they are
+  written and of what is read back. The formats that Orbax writes have none of the
+  arrays' values (zarr3's crc32c is of a shard's index alone), so that one flipped bit
+  would train on in silence.
 
   Args:
     directory: made if it does not exist.
@@ -65,19 +73,28 @@ class Checkpoints:
       self._unreadable.remove(step)
     elif step in self._manager.all_steps():
       return
+    about = {
+      "num_classes": self._num_classes,
+      "leaves": _checksums(state, self._num_classes),
+      "data": _crc32(data),
+    }
     self._manager.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         data=ocp.args.JsonSave(data),
-        classes=ocp.args.JsonSave({"num_classes": self._num_classes}),
+        classes=ocp.args.JsonSave({**about, "crc32": _crc32(about)}),
       ),
     )
 
   def num_classes(self) -> int | None:
-    """K of the newest checkpoint; None where there is none, or it does not tell."""
-    newest = self._manager.latest_step()
-    return None if newest is None else self._num_classes_at(newest)
+    """K of the newest checkpoint that tells; None where there is none."""
+    for step in self._steps():
+      try:
+        return self._about(step)["num_classes"]
+      except Exception as error:  # whatever a damaged file makes its reader raise
+        _LOG.warning("checkpoint %d does not tell its classes: %s", step, _line(error))
+    return None
 
   def restore(
     self, like: PyTree | None = None, *, leave: Sequence[str] = ()
@@ -100,22 +117,18 @@ class Checkpoints:
       ValueError: if there are fewer classes now than in the checkpoint.
       RuntimeError: if there are checkpoints and none can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
+    steps = self._steps()
     failure = None
     for step in steps:
       try:
-        old_classes = self._num_classes_at(step)
+        about = self._about(step)
+        old_classes = about["num_classes"]
         shrunk = (old_classes or 0) > (self._num_classes or math.inf)
         if not shrunk:
-          if like is None:
-            state = self._read_parts(step, leave)
-          else:
-            state = self._read_like(step, like, old_classes)
-          args = ocp.args.Composite(data=ocp.args.JsonRestore())
-          return state, self._manager.restore(step, args=args)["data"]
+          return self._read(step, like, leave, about)
       except Exception as error:  # whatever a damaged file makes its reader raise
         _LOG.warning(
-          "checkpoint %d is unreadable, trying the one before: %s", step, error
+          "checkpoint %d is unreadable, trying the one before: %s", step, _line(error)
         )
         self._unreadable.add(step)
         failure = error
@@ -131,8 +144,28 @@ class Checkpoints:
       ) from failure
     return None
 
-  def _read_like(self, step: int, like: PyTree, old_classes: int | None) -> PyTree:
+  def _steps(self) -> list[int]:
+    """Of all checkpoints, the newest first."""
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  def _read(
+    self, step: int, like: PyTree | None, leave: Sequence[str], about: dict[str, Any]
+  ) -> tuple[PyTree, Any]:
+    """The state and the data iterator's state, both as their checksums say."""
+    args = ocp.args.Composite(data=ocp.args.JsonRestore())
+    data = self._manager.restore(step, args=args)["data"]
+    if "data" in about and _crc32(data) != about["data"]:
+      raise ValueError(f"the data iterator's position {data} {_ALTERED}")
+    if like is None:
+      state = self._read_parts(step, leave)
+      _check(state, about)
+    else:
+      state = self._read_like(step, like, about)
+    return state, data
+
+  def _read_like(self, step: int, like: PyTree, about: dict[str, Any]) -> PyTree:
     """The state of a checkpoint in the shapes and on the devices of `like`."""
+    old_classes = about["num_classes"]
     saved = _shapes(self._metadata(step))
     resized = set()
     for name, shape in _shapes(like).items():
@@ -144,6 +177,7 @@ class Checkpoints:
     # Not strict: missing rows come as zeros, rows too many stay on the disk.
     args = ocp.args.StandardRestore(_abstract(like), strict=not resized)
     read = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+    _check(read, about, resized)
     return jax.tree_util.tree_map_with_path(
       lambda path, leaf, fresh: (
         _with_rows_of(leaf, fresh, old_classes or 0) if _name(path) in resized else leaf
@@ -152,11 +186,18 @@ class Checkpoints:
       like,
     )
 
-  def _num_classes_at(self, step: int) -> int | None:
+  def _about(self, step: int) -> dict[str, Any]:
+    """What a checkpoint says of itself: its K, and its checksums.
+
+    Checkpoints of versions before have no checksums, or do not tell K either.
+    """
     if not (self._manager.directory / str(step) / "classes").exists():
-      return None
+      return {"num_classes": None}
     args = ocp.args.Composite(classes=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args)["classes"]["num_classes"]
+    about = self._manager.restore(step, args=args)["classes"]
+    if about.keys() != {"num_classes"} and about.pop("crc32", None) != _crc32(about):
+      raise ValueError(f"the list of its checksums {_ALTERED}")
+    return about
 
   def _read_parts(self, step: int, leave: Sequence[str]) -> PyTree:
     """A checkpoint as it was saved, or parts of it, on this process's first device."""
@@ -178,6 +219,11 @@ class Checkpoints:
     with ocp.StandardCheckpointer() as reader:
       saved = reader.metadata(self._manager.directory / str(step) / "state")
     return saved.item_metadata.tree
+
+
+def _line(error: Exception) -> str:
+  """The start of a message; TensorStore's go on for fifty lines."""
+  return " ".join(str(error).split())[:300]
 
 
 def _name(path: Any) -> str:
@@ -205,6 +251,78 @@ def _with_rows_of(read: jax.Array, fresh: jax.Array, first: int) -> jax.Array:
     return jnp.where(old.reshape(-1, *[1] * (read.ndim - 1)), read, fresh)
 
   return jax.jit(fill, donate_argnums=0, out_shardings=fresh.sharding)(read, fresh)
+
+
+_ALTERED = "is not what was saved: the file was altered, or the disk is failing"
+
+
+def _crc32(value: Any) -> int:
+  """Of a value as JSON."""
+  return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _check(state: PyTree, about: dict[str, Any], resized: Collection[str] = ()) -> None:
+  """Compares the checksums of what was read with those of what was saved.
+
+  Args:
+    state: as read, or a part of it.
+    about: of the checkpoint.
+    resized: names of leaves that were read in another number of rows; of these the
+      rows of the classes count, and what pads them does not.
+
+  Raises:
+    ValueError: naming the first leaf that differs.
+  """
+  if "leaves" not in about:
+    return
+  for name, found in _checksums(state, about["num_classes"]).items():
+    compared = 1 if name in resized else 2
+    if found[:compared] != about["leaves"][name][:compared]:
+      raise ValueError(f"{name} {_ALTERED}")
+
+
+def _checksums(state: PyTree, num_classes: int | None) -> dict[str, list[int]]:
+  """Of each leaf by its name: of the first K rows, and of the others.
+
+  The arrays stay where they are, split or not: what travels is two numbers a leaf.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  if not leaves:
+    return {}
+  sums = jax.device_get(_checksum_all([leaf for _, leaf in leaves], num_classes))
+  return {
+    _name(path): pair for (path, _), pair in zip(leaves, sums.tolist(), strict=True)
+  }
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _checksum_all(
+  leaves: list[Array], num_classes: int | None
+) -> UInt32[Array, "leaves 2"]:
+  return jnp.stack([_checksum(leaf, num_classes) for leaf in leaves])
+
+
+def _checksum(leaf: Array, num_classes: int | None) -> UInt32[Array, "2"]:
+  """The bits of each element times an odd number of its place, summed modulo 2^32.
+
+  An odd factor keeps every flipped bit: the product differs. Zero rows add nothing, as
+  those that come where a bank has grown.
+  """
+  if leaf.dtype == jnp.bool_:
+    leaf = leaf.astype(jnp.uint8)
+  unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+  bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+  rows = jnp.zeros((1,) * bits.ndim, jnp.uint32)
+  if leaf.ndim:
+    rows = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, 0)
+  place = jnp.zeros_like(bits)
+  for axis, size in enumerate(bits.shape):
+    place = place * size + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+  terms = bits * (2 * place + 1)
+  first = rows < jnp.uint32(2**32 - 1 if num_classes is None else num_classes)
+  total = terms.sum(dtype=jnp.uint32)
+  of_first = jnp.where(first, terms, 0).sum(dtype=jnp.uint32)
+  return jnp.stack([of_first, total - of_first])
 
 
 def _abstract(tree: PyTree) -> PyTree:
