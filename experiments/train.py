@@ -11,6 +11,7 @@ Several processes train one model: the same command in each, with a folder that 
 share. Each reads its own part of the images; the first one writes the logs.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -72,18 +73,21 @@ def train(config: Config, folder: Path) -> None:
   # Slow to import, and not needed to refuse a mistyped field.
   from ccl_jax.training.loop import NonFiniteLoss, Stopped
 
-  with exit_on_bad_input():
-    prepared = prepare(config, folder)
-  try:
-    trained = train_and_test(config, folder, prepared)
-  except NonFiniteLoss as error:
-    command_line.fail(str(error), code=1)
-  except Stopped as stop:
+  with contextlib.ExitStack() as held:
+    with exit_on_bad_input():
+      if processes.is_first():
+        held.enter_context(workdir.hold(folder))
+      prepared = prepare(config, folder)
+    try:
+      trained = train_and_test(config, folder, prepared)
+    except NonFiniteLoss as error:
+      command_line.fail(str(error), code=1)
+    except Stopped as stop:
+      if processes.is_first():
+        print(f"{stop} of {config.steps}, saved; the same command again goes on")
+      sys.exit(128 + stop.signal_number)
     if processes.is_first():
-      print(f"{stop} of {config.steps}, saved; the same command again goes on")
-    sys.exit(128 + stop.signal_number)
-  if processes.is_first():
-    write_results(config, folder, prepared.data, trained)
+      write_results(config, folder, prepared.data, trained)
 
 
 def prepare(config: Config, folder: Path) -> Prepared:

@@ -218,6 +218,8 @@ class Checkpoints:
     """Shapes and types of a checkpoint, as nested dicts."""
     with ocp.StandardCheckpointer() as reader:
       saved = reader.metadata(self._manager.directory / str(step) / "state")
+    if saved.item_metadata is None:
+      raise ValueError("the list of its arrays cannot be read")
     return saved.item_metadata.tree
 
 

@@ -1,6 +1,13 @@
 """The folder of a run: config.json claims it, result.json marks it finished."""
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
+import platform
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +17,9 @@ from experiments.run.command_line import InputError
 
 CONFIG, RESULT, REPORT = "config.json", "result.json", "report.html"
 CHECKPOINTS = "checkpoints"
+LOCK = "lock"
+# What a run that was killed before it had claimed its folder may leave in it.
+_UNCLAIMED = {LOCK, "config.tmp"}
 
 
 def check(folder: Path, config: Config) -> None:
@@ -26,8 +36,43 @@ def check(folder: Path, config: Config) -> None:
         f"{folder} holds a run of another config: {', '.join(differing)}; "
         "give another --workdir"
       )
-  elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+  elif folder.exists() and (not folder.is_dir() or _names(folder) - _UNCLAIMED):
     raise InputError(f"{folder} is not empty and holds no run; give another --workdir")
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+  """Keeps every other run out of a folder for as long as this one lives.
+
+  The folder is made. The lock ends with the process, however that ends: no run has to
+  remove a lock that another one left. Where the file system has none, nothing is locked.
+
+  Raises:
+    InputError: if another run holds the folder; the message says which.
+    OSError: if nothing can be written there.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with (folder / LOCK).open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise InputError(
+        f"{folder} is in use by {file.read().strip() or 'another run'}: wait for it, "
+        "or give another --workdir"
+      ) from None
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL):
+        raise
+    file.truncate(0)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    file.write(f"process {os.getpid()} on {platform.node()}, since {now}\n")
+    file.flush()
+    yield
+
+
+def _names(folder: Path) -> set[str]:
+  return {path.name for path in folder.iterdir()}
 
 
 def claim(folder: Path, config: Config) -> None:

@@ -12,7 +12,17 @@ from ccl_jax.training import checkpoint, placement
 from ccl_jax.training.checkpoint import Checkpoints
 from ccl_jax.training.step import TrainState
 
+# Orbax leaves coroutines and futures behind where it reads a damaged checkpoint.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers():
+  yield
+  gc.collect()
 
 
 def state_of(step):
@@ -126,8 +136,6 @@ def moved(step):
   )
 
 
-# Orbax leaves coroutines behind where a read fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_flipped_bit_is_restored_in_silence(tmp_path, caplog):
   """Another checkpoint takes the place, or the same state comes back."""
   with Checkpoints(tmp_path / "whole", num_classes=98) as saved:
@@ -147,7 +155,6 @@ def test_no_flipped_bit_is_restored_in_silence(tmp_path, caplog):
     assert position == {"next_index": 40 + step}
     caught += step == 4
     flip(path, place, bit)
-  gc.collect()
   assert caught > 10
   assert "is not what was saved" in caplog.text
 
