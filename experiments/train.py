@@ -149,8 +149,8 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
         checkpoint_every=config.checkpoint_every,
       )
       tested = testing.test(config, run.embed, state, data)
-      centers = show.map_of(data.train, run.class_vectors(state))
       log.write("test", config.steps, tested.metrics)
+      centers = show.map_of(data.train, run.class_vectors(state))
   return Trained(tested, centers, log.seconds, log.events)
 
 
@@ -181,7 +181,7 @@ def resume(
 
 
 def write_results(config: Config, folder: Path, data: "Data", trained: Trained) -> None:
-  """Writes result.json and report.html, with which the run counts as finished."""
+  """Writes result.json, with which the run counts as finished, and report.html."""
   from experiments.run import show, testing
 
   tested = trained.tested
@@ -198,10 +198,14 @@ def write_results(config: Config, folder: Path, data: "Data", trained: Trained) 
   }
   if tested.cells is not None:
     result["cells"] = testing.describe_cells(data.test, tested.cells)
-  show.write_report(
-    folder, config, trained.events, result, data, trained.centers, tested.neighbors
-  )
   workdir.finish(folder, result)
+  try:
+    show.write_report(
+      folder, config, trained.events, result, data, trained.centers, tested.neighbors
+    )
+  except Exception as error:  # of drawing; what was trained for is in the result
+    told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    print(f"error: the report cannot be drawn ({told})", file=sys.stderr)
   print(f"finished: {workdir.summary(folder)}")
 
 

@@ -1,5 +1,7 @@
 """Gathers what the report of a run shows."""
 
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,9 @@ def map_of(
 
 def caption(class_name: str) -> str:
   """A class's name; for a character, `U+0041`, the character too."""
-  if class_name.startswith("U+"):
-    return f"{chr(int(class_name[2:], 16))} {class_name}"
+  if re.fullmatch("U[+][0-9A-F]{4,6}", class_name):
+    code = int(class_name[2:], 16)
+    # Surrogates, and what lies beyond Unicode, are no characters.
+    if code <= sys.maxunicode and not 0xD800 <= code < 0xE000:
+      return f"{chr(code)} {class_name}"
   return class_name

@@ -45,7 +45,7 @@ def hold(folder: Path) -> Iterator[None]:
   """Keeps every other run out of a folder for as long as this one lives.
 
   The folder is made. The lock ends with the process, however that ends: no run has to
-  remove a lock that another one left. Where the file system has none, nothing is locked.
+  remove a lock that another one left. Where the file system has none, none is taken.
 
   Raises:
     InputError: if another run holds the folder; the message says which.
@@ -86,7 +86,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def finish(folder: Path, result: dict[str, Any]) -> None:
-  """Writes the result, the last act of a run."""
+  """Writes the result, with which the run counts as finished."""
   _write(folder / RESULT, result)
 
 
@@ -116,6 +116,11 @@ def summary(folder: Path) -> str:
   metrics = json.loads((folder / RESULT).read_text())
   names = ("recall@1", "map@r", "probe accuracy", "probe unbiased")
   shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+  if not (folder / REPORT).exists():
+    return (
+      f"test classes {shown}; {REPORT} was not written: delete {folder / RESULT}, and "
+      "the same command writes both"
+    )
   return f"test classes {shown}; look at {folder / REPORT}"
 
 

@@ -129,7 +129,10 @@ def _examples(
     source=Files(tuple(path for paths in files for path in paths)),
     indices=np.arange(sum(map(len, files))),
     labels=np.repeat(np.arange(len(files), dtype=np.int32), list(map(len, files))),
-    class_names=tuple(folder.name for folder in classes),
+    # A name of other bytes than UTF-8 could be written to no file and no page.
+    class_names=tuple(
+      os.fsencode(folder.name).decode("utf-8", "replace") for folder in classes
+    ),
     image_size=image_size,
     channels=channels,
   )
