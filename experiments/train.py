@@ -86,6 +86,12 @@ def train(config: Config, folder: Path) -> None:
       if processes.is_first():
         print(f"{stop} of {config.steps}, saved; the same command again goes on")
       sys.exit(128 + stop.signal_number)
+    except Exception:
+      if not workdir.is_claimed(folder):
+        command_line.fail(
+          f"{folder} was deleted while the run went on: the same command starts anew"
+        )
+      raise
     if processes.is_first():
       write_results(config, folder, prepared.data, trained)
 

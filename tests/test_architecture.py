@@ -38,7 +38,7 @@ ROWS = [
   {"data.sources.cars", "data.sources.cub", "data.sources.inshop", "data.sources.sop"},
   {"data.sources.biased_glyphs"},
   {"data.sources.biased_mnist", "data.sources.utkface"},
-  {"training.optim", "training.placement"},
+  {"training.files", "training.optim", "training.placement"},
   {"training.step"},
   {"training.checkpoint", "training.run_log"},
   {"training.loop"},

@@ -67,7 +67,12 @@ class Checkpoints:
 
     A step that is already there is left alone, since the same run always makes the same
     one, unless it could not be read: then it is replaced.
+
+    Raises:
+      FileNotFoundError: if the directory was deleted since.
     """
+    if not self._manager.directory.exists():
+      raise FileNotFoundError(f"{self._manager.directory} was deleted during the run")
     if step in self._unreadable:
       self._manager.delete(step)
       self._unreadable.remove(step)

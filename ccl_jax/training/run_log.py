@@ -1,22 +1,43 @@
 """What a run reports while it goes on: `metrics.jsonl`, and TensorBoard's copy."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from ccl_jax.training.files import write_whole
+
+_LOG = logging.getLogger(__name__)
 Event = dict[str, Any]  # {"event": kind, "step": int, name: number, ...}
 
 
 def read_events(path: str | Path) -> list[Event]:
   """The events of a `metrics.jsonl`, in order; none where there is no file.
 
-  A last line cut short by a kill is left out.
+  A last line cut short by a kill is left out, and so is a line that is no event, which
+  a warning names.
   """
   path = Path(path)
-  lines = path.read_text().split("\n")[:-1] if path.exists() else []
-  return [json.loads(line) for line in lines]
+  lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+  events = []
+  for number, line in enumerate(lines, 1):
+    event = _parse(line)
+    if event is None:
+      _LOG.warning("line %d of %s is damaged and is left out", number, path)
+    else:
+      events.append(event)
+  return events
+
+
+def _parse(line: bytes) -> Event | None:
+  try:
+    event = json.loads(line)
+  except ValueError:
+    return None
+  whole = isinstance(event, dict) and {"event", "step"} <= event.keys()
+  return event if whole and isinstance(event["step"], int) else None
 
 
 class RunLog:
@@ -40,9 +61,7 @@ class RunLog:
       for event in read_events(path)
       if event["step"] <= step and event["event"] != "test"
     ]
-    rewritten = path.with_suffix(".tmp")
-    rewritten.write_text("".join(json.dumps(e) + "\n" for e in self.events))
-    rewritten.replace(path)
+    write_whole(path, "".join(json.dumps(e) + "\n" for e in self.events))
     self._file = path.open("a")
     self._board = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=step)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ccl_jax.training.files import write_whole
 from configs import base
 from configs.base import Config
 from experiments.run.command_line import InputError
@@ -77,7 +78,13 @@ def _names(folder: Path) -> set[str]:
 
 def claim(folder: Path, config: Config) -> None:
   """Writes the config; from then on the folder is this run's."""
-  _write(folder / CONFIG, base.fields(config))
+  text = json.dumps(base.fields(config), indent=2)
+  write_whole(folder / CONFIG, f"{text}\n")
+
+
+def is_claimed(folder: Path) -> bool:
+  """False too where the folder was deleted under a run."""
+  return (folder / CONFIG).exists()
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -87,11 +94,12 @@ def has_checkpoint(folder: Path) -> bool:
 
 def finish(folder: Path, result: dict[str, Any]) -> None:
   """Writes the result, with which the run counts as finished."""
-  _write(folder / RESULT, result)
+  write_whole(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
 def is_finished(folder: Path) -> bool:
-  return (folder / RESULT).exists()
+  """Whether there is a whole result; a damaged one is made again."""
+  return _read_result(folder) is not None
 
 
 def read_config(folder: Path) -> Config:
@@ -103,7 +111,13 @@ def read_config(folder: Path) -> Config:
   path = folder / CONFIG
   if not path.is_file():
     raise InputError(f"{path}: no such file; --workdir must be the folder of a run")
-  stored = json.loads(path.read_text())
+  try:
+    stored = json.loads(path.read_text())
+  except ValueError as error:
+    raise InputError(
+      f"{path} is damaged ({error}): delete it where it is empty or cut short and the "
+      "folder holds no checkpoint; else write it anew from the run's config"
+    ) from error
   if unknown := sorted(stored.keys() - base.fields(Config()).keys()):
     raise InputError(f"{path} was written by another version: it has {unknown}")
   # JSON has lists where the schema has tuples.
@@ -113,7 +127,7 @@ def read_config(folder: Path) -> Config:
 
 def summary(folder: Path) -> str:
   """One line: the metrics of the test classes, and where to look."""
-  metrics = json.loads((folder / RESULT).read_text())
+  metrics = _read_result(folder) or {}
   names = ("recall@1", "map@r", "probe accuracy", "probe unbiased")
   shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
   if not (folder / REPORT).exists():
@@ -124,9 +138,10 @@ def summary(folder: Path) -> str:
   return f"test classes {shown}; look at {folder / REPORT}"
 
 
-def _write(path: Path, value: Any) -> None:
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_suffix(".tmp")
-  unfinished.write_text(json.dumps(value, indent=2) + "\n")
-  unfinished.replace(path)
+def _read_result(folder: Path) -> dict[str, Any] | None:
+  """None where there is no result, or none that is whole."""
+  try:
+    result = json.loads((folder / RESULT).read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+  return result if isinstance(result, dict) and "steps" in result else None

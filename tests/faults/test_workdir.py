@@ -1,10 +1,24 @@
 """What a run does in a folder that another run holds, or that a kill has left."""
 
+import json
+import shutil
+
 import pytest
 
 from experiments import train
-from experiments.run import workdir
+from experiments.run import testing, workdir
 from experiments.run.command_line import InputError
+from tests.experiments.conftest import SHORT
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pictures):
+  folder = tmp_path_factory.mktemp("runs") / "run"
+  fields = {**SHORT, "images": pictures, "steps": 4}
+  argv = ["--config=configs/glyphs.py", f"--workdir={folder}"]
+  argv += [f"--config.{name}={value}" for name, value in fields.items()]
+  train.main(argv)
+  return folder, argv
 
 
 def refused(argv, capsys):
@@ -38,3 +52,61 @@ def test_a_lock_ends_with_its_run_and_names_the_next(tmp_path):
     with pytest.raises(InputError, match="in use by process"):
       with workdir.hold(tmp_path):
         pass
+
+
+def test_what_a_kill_left_while_it_claimed_the_folder_is_no_obstacle(
+  arguments, tmp_path
+):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  (folder / "config.tmp").write_text('{"cut')
+  (folder / "lock").write_text("process 1")
+  train.main(arguments(steps=4))
+  assert workdir.is_finished(folder)
+
+
+@pytest.mark.parametrize("text", ["", '{"recall@1": 0.', "[]"])
+def test_a_damaged_result_is_made_again(finished, text):
+  folder, argv = finished
+  expected = json.loads((folder / "result.json").read_text())
+  (folder / "result.json").write_text(text)
+  train.main(argv)
+  found = json.loads((folder / "result.json").read_text())
+  assert found["recall@1"] == expected["recall@1"]
+
+
+def test_a_broken_line_of_the_log_is_left_out_with_a_warning(finished, caplog):
+  folder, argv = finished
+  path = folder / "metrics.jsonl"
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(b"".join([lines[0], b"\xff{\n", *lines[1:]]))
+  (folder / "result.json").unlink()
+  train.main(argv)
+  assert f"line 2 of {path} is damaged and is left out" in caplog.text
+  assert len(path.read_bytes().splitlines()) == len(lines)
+
+
+def test_a_damaged_config_is_named(finished, capsys):
+  folder, argv = finished
+  whole = (folder / "config.json").read_text()
+  (folder / "config.json").write_text(whole[:30])
+  assert "config.json is damaged" in refused(argv, capsys)
+  (folder / "config.json").write_text(whole)
+
+
+def test_a_folder_deleted_under_its_run_is_named(
+  arguments, tmp_path, capsys, monkeypatch
+):
+  score = testing.score
+
+  def delete(*args):
+    shutil.rmtree(tmp_path / "run")
+    return score(*args)
+
+  monkeypatch.setattr(testing, "score", delete)
+  argv = arguments(steps=8)
+  told = refused(argv, capsys)
+  assert "run was deleted while the run went on: the same command starts anew" in told
+  monkeypatch.setattr(testing, "score", score)
+  train.main(argv)
+  assert workdir.is_finished(tmp_path / "run")

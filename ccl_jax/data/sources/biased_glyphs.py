@@ -169,11 +169,13 @@ def load(
     (train, test): 20,480 and 3,200 RGB images, decoded in memory, of the same
     ten classes; `bias` is the color.
   """
-  builder = BiasedGlyphs(rho=rho, data_dir=data_dir)
-  builder.download_and_prepare()
 
-  def read(split):
+  def read(builder, split):
     examples = tfds_images.read(builder, split, bias="color", image_size=image_size)
     return tfds_images.in_memory(builder, split, examples)
 
-  return read("train"), read("test")
+  with tfds_images.named_when_damaged(data_dir, BiasedGlyphs.name):
+    builder = BiasedGlyphs(rho=rho, data_dir=data_dir)
+    tfds_images.sweep(builder)
+    builder.download_and_prepare()
+    return read(builder, "train"), read(builder, "test")

@@ -178,9 +178,11 @@ def load(
     (train, test): disjoint classes, gray images 32 x 32, decoded in memory. The
     copies of a (character, face) pair are a group.
   """
-  builder = Glyphs(fonts=fonts, data_dir=data_dir)
-  builder.download_and_prepare()
-  return _read(builder, "train"), _read(builder, "test")
+  with tfds_images.named_when_damaged(data_dir, Glyphs.name):
+    builder = Glyphs(fonts=fonts, data_dir=data_dir)
+    tfds_images.sweep(builder)
+    builder.download_and_prepare()
+    return _read(builder, "train"), _read(builder, "test")
 
 
 def _read(builder: Glyphs, split: str) -> Examples:

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from ccl_jax.data.examples import Examples
+from ccl_jax.data.sources import tfds_images
 from ccl_jax.data.sources.archives import Tree
 from ccl_jax.data.sources.tfds_images import Records, open_records
 
@@ -259,8 +260,16 @@ def load(
     FileNotFoundError: nothing is built, and images are missing: which, and from whom.
     ValueError: an archive or a list that is not what was published.
   """
-  builder = benchmark(images=images, classes=classes, data_dir=data_dir)
-  builder.download_and_prepare()
+  with tfds_images.named_when_damaged(data_dir, benchmark.name):
+    builder = benchmark(images=images, classes=classes, data_dir=data_dir)
+    tfds_images.sweep(builder)
+    builder.download_and_prepare()
+    return _read_splits(builder, image_size, channels)
+
+
+def _read_splits(
+  builder: Published, image_size: int | None, channels: int
+) -> tuple[Examples, ...]:
   info: Any = builder.info
   names = tuple(info.features["label"].names)
 

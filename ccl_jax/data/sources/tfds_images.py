@@ -6,6 +6,8 @@ import functools
 import hashlib
 import os
 import pathlib
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -70,7 +72,8 @@ def load(
   reader = functools.partial(
     read, builder, label=label, bias=bias, image_size=image_size, channels=channels
   )
-  return reader(train), reader(test)
+  with named_when_damaged(data_dir, builder.name):
+    return reader(train), reader(test)
 
 
 def read(
@@ -109,6 +112,40 @@ def open_records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
   return open_split(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
+@contextlib.contextmanager
+def named_when_damaged(data_dir: str | os.PathLike | None, name: str) -> Iterator[None]:
+  """Says which folder to delete where what TFDS once wrote cannot be read.
+
+  Its readers raise many kinds: of protocol buffers, of array_record, of an index that
+  is out of bounds. What is missing or wrong in the user's own input is a ValueError or
+  an OSError, and passes.
+
+  Raises:
+    ValueError: naming the folder of the dataset.
+  """
+  try:
+    yield
+  except Exception as error:
+    if type(error) is ValueError or isinstance(error, OSError):
+      raise
+    root: Any = data_dir or tfds.core.constants.DATA_DIR  # pyright: ignore
+    folder = pathlib.Path(root, name)
+    told = " ".join(str(error).split())[:200]
+    raise ValueError(
+      f"the dataset in {folder} cannot be read ({type(error).__name__}: {told}): delete"
+      " that folder, and the same command builds it anew"
+    ) from error
+
+
+def sweep(builder: tfds.core.DatasetBuilder) -> None:
+  """Deletes what builds left behind that were killed more than a day ago."""
+  yesterday = time.time() - 24 * 3600
+  for path in pathlib.Path(builder.data_dir).parent.glob("incomplete.*"):
+    with contextlib.suppress(OSError):
+      if path.stat().st_mtime < yesterday:
+        shutil.rmtree(path)
+
+
 def enumerate_records(records: Any, doing: str) -> Iterator[tuple[int, dict[str, Any]]]:
   """(number, record) of all, read a thousand at a time; `doing` is what is shown."""
   for start in tqdm(range(0, len(records), 1024), doing):
@@ -126,10 +163,10 @@ def kept(
   Going through tens of thousands of records takes ten seconds and through a million
   minutes, reading the file none.
   """
-  if path.exists():
-    with np.load(path) as saved:
-      if set(names) <= set(saved):
-        return dict(saved)
+  # Whatever is wrong with it, it is a copy: zip files have a checksum of each array.
+  with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as saved:
+    if set(names) <= set(saved):
+      return dict(saved)
   arrays: Any = make()
   # It has its name only when complete; without the right to write, there is none.
   with contextlib.suppress(OSError):

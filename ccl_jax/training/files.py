@@ -1,0 +1,19 @@
+"""Files that are there whole, or not at all, even after a loss of power."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+  """Replaces a file at once; text and name are on the disk when this returns."""
+  unfinished = path.with_suffix(".tmp")
+  with unfinished.open("w") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  unfinished.replace(path)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
