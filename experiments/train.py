@@ -80,24 +80,24 @@ def train(config: Config, folder: Path) -> None:
       prepared = prepare(config, folder)
     try:
       trained = train_and_test(config, folder, prepared)
+      if processes.is_first():
+        write_results(config, folder, prepared.data, trained)
     except NonFiniteLoss as error:
       command_line.fail(str(error), code=1)
     except Stopped as stop:
       if processes.is_first():
         print(f"{stop} of {config.steps}, saved; the same command again goes on")
       sys.exit(128 + stop.signal_number)
-    except Exception:
-      if not workdir.is_claimed(folder):
-        command_line.fail(
-          f"{folder} was deleted while the run went on: the same command starts anew"
-        )
+    except Exception as error:
+      if told := workdir.what_ended(error, folder):
+        command_line.fail(told)
       raise
-    if processes.is_first():
-      write_results(config, folder, prepared.data, trained)
 
 
 def prepare(config: Config, folder: Path) -> Prepared:
   """Reads the data, draws a fresh state, and makes the folder that of this run."""
+  import jax
+
   from experiments.run import assemble, datasets
 
   with processes.first_goes_first("data"):
@@ -108,6 +108,11 @@ def prepare(config: Config, folder: Path) -> Prepared:
   if not workdir.has_checkpoint(folder):
     state = assemble.load_weights(config, state)
   if processes.is_first():
+    workdir.check_space(
+      folder,
+      sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+      config.keep_checkpoints,
+    )
     workdir.claim(folder, config)
   return Prepared(data, run, state, batches)
 

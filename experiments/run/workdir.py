@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,10 @@ _UNCLAIMED = {LOCK, "config.tmp"}
 
 
 def check(folder: Path, config: Config) -> None:
-  """Raises where a folder belongs to a run of another config, or to something else."""
+  """Raises where a folder belongs to a run of another config, or to something else.
+
+  Or where nothing can be written, which is best known before anything is built.
+  """
   if (folder / CONFIG).exists():
     stored, asked = base.fields(read_config(folder)), base.fields(config)
     differing = [
@@ -39,6 +43,7 @@ def check(folder: Path, config: Config) -> None:
       )
   elif folder.exists() and (not folder.is_dir() or _names(folder) - _UNCLAIMED):
     raise InputError(f"{folder} is not empty and holds no run; give another --workdir")
+  _check_writable(folder)
 
 
 @contextlib.contextmanager
@@ -70,6 +75,60 @@ def hold(folder: Path) -> Iterator[None]:
     file.write(f"process {os.getpid()} on {platform.node()}, since {now}\n")
     file.flush()
     yield
+
+
+def _check_writable(folder: Path) -> None:
+  there = folder.absolute()
+  while not there.exists() and there != there.parent:
+    there = there.parent
+  if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    raise InputError(
+      f"{there} is no folder that can be written to: give another --workdir"
+    )
+
+
+def check_space(folder: Path, state_bytes: int, keep: int) -> None:
+  """Raises where the disk cannot hold the run's checkpoints.
+
+  The newest ones stay, and one more is there until the oldest is deleted. They may be
+  compressed, but float32 that was trained hardly is.
+
+  Args:
+    folder: of the run.
+    state_bytes: of one checkpoint.
+    keep: how many checkpoints stay.
+  """
+  there = sum(path.name.isdecimal() for path in (folder / CHECKPOINTS).glob("*"))
+  needed = max(keep + 1 - there, 1) * state_bytes
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise InputError(
+      f"{folder}: its disk has {free / 1e6:,.0f} MB left and the checkpoints take "
+      f"{needed / 1e6:,.0f} MB ({keep + 1} of {state_bytes / 1e6:,.0f} MB): make room, "
+      "give another --workdir, or lower --config.keep_checkpoints"
+    )
+
+
+def what_ended(error: BaseException, folder: Path) -> str | None:
+  """One line where it was the disk that ended a run, and not a defect."""
+  if not is_claimed(folder):
+    return f"{folder} was deleted while the run went on: the same command starts anew"
+  causes, cause = [], error
+  while cause is not None and cause not in causes:
+    causes.append(cause)
+    cause = cause.__cause__ or cause.__context__
+  full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+  lost = (*full, os.strerror(errno.EROFS), os.strerror(errno.EIO))
+  for cause in causes:
+    # TensorStore's errors hold the system's words, and no number.
+    for words in lost:
+      if words in str(cause):
+        return (
+          f"{folder}: {words}. Nothing is lost but the steps since the newest "
+          f"checkpoint: {'make room' if words in full else 'look at the disk'}, and "
+          "the same command goes on"
+        )
+  return None
 
 
 def _names(folder: Path) -> set[str]:
