@@ -188,7 +188,24 @@ def resume(
   prepared.batches.set_state(position)
   if processes.is_first():
     print(f"resuming at step {state.step} of {config.steps}", file=sys.stderr)
+    warn_of_lost_events(config, folder, int(state.step))
   return state
+
+
+def warn_of_lost_events(config: Config, folder: Path, step: int) -> None:
+  """Says where metrics.jsonl was deleted or emptied while the checkpoints went on."""
+  from ccl_jax.training.run_log import read_events
+
+  path = folder / "metrics.jsonl"
+  logged = {e["step"] for e in read_events(path) if e["event"] == "train"}
+  due = range(config.log_every, step + 1, config.log_every)
+  if lost := [number for number in due if number not in logged]:
+    print(
+      f"warning: {path} lacks the events of {len(lost)} of {len(due)} logged steps up"
+      f" to step {step}, the first is step {lost[0]}: they were deleted, and the "
+      "report's curves and seconds lack them",
+      file=sys.stderr,
+    )
 
 
 def write_results(config: Config, folder: Path, data: "Data", trained: Trained) -> None:

@@ -7,6 +7,7 @@ tensors, and PyTorch is not needed.
 
 import io
 import json
+import math
 import os
 import pickle
 import zipfile
@@ -170,6 +171,12 @@ class _Stored(NamedTuple):
   def of(self, data: bytes) -> np.ndarray:
     """The tensor; NumPy refuses a view that would leave the storage."""
     item = self.dtype.itemsize
+    if item * math.prod(self.shape) > len(data):
+      # With strides of 0, a few bytes would be widened into gigabytes.
+      raise ValueError(
+        f"a tensor of shape {self.shape} is larger than its storage of {len(data)}"
+        " bytes"
+      )
     strides = tuple(item * stride for stride in self.strides)
     return np.ndarray(self.shape, self.dtype, data, item * self.offset, strides)
 
@@ -211,6 +218,13 @@ def _read_torch(data: bytes) -> dict[str, np.ndarray]:
     order = f"{folder}byteorder"
     if order in names and archive.read(order) != b"little":
       raise ValueError("its numbers are big-endian")
+    for entry in archive.infolist():
+      # PyTorch stores without compression: what grows is no file of its.
+      if entry.file_size > len(data):
+        raise ValueError(
+          f"{entry.filename} would unpack to {entry.file_size} bytes, out of a file of "
+          f"{len(data)}"
+        )
     stored = _Unpickler(archive.open(f"{folder}data.pkl")).load()
     return _tensors(stored, lambda key: archive.read(f"{folder}data/{key}"))
 

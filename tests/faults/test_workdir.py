@@ -110,3 +110,13 @@ def test_a_folder_deleted_under_its_run_is_named(
   monkeypatch.setattr(testing, "score", score)
   train.main(argv)
   assert workdir.is_finished(tmp_path / "run")
+
+
+def test_a_log_that_was_emptied_is_told(finished, capsys):
+  folder, argv = finished
+  lines = (folder / "metrics.jsonl").read_text()
+  (folder / "metrics.jsonl").write_text("")
+  (folder / "result.json").unlink()
+  train.main(argv)
+  assert "lacks the events of 4 of 4 logged steps" in capsys.readouterr().err
+  (folder / "metrics.jsonl").write_text(lines)

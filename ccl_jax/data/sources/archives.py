@@ -70,7 +70,7 @@ class Tree:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: an archive that is damaged there.
+      ValueError: an archive that is damaged there, or a name outside of the folder.
     """
     found = self._find(name)
     if found is None:
@@ -78,6 +78,11 @@ class Tree:
     return self._containers[found[0]].read(found[1])
 
   def _find(self, name: str) -> tuple[int, str, int] | None:
+    if os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts:
+      raise ValueError(
+        f"a list names {name}, which lies outside of {self.path}: it was altered; fetch"
+        " it again"
+      )
     for number, container in enumerate(self._containers):
       for prefix in self._prefixes:
         place = container.place(prefix + name)
@@ -152,6 +157,11 @@ class _Tar:
       content = self._file.extractfile(self._members[name])
       assert content is not None
       return content.read()
+    except (KeyError, RecursionError) as error:
+      raise ValueError(
+        f"{self._path}: {name} is a hard link to a file that is not in the archive: it"
+        " is incomplete or was altered; fetch it again"
+      ) from error
     except _DAMAGE as error:
       raise _damaged(self._path, error, name) from error
 
