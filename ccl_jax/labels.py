@@ -46,7 +46,15 @@ def drop_padding(
   """Widens to float32 and zeroes padding rows, so that not even a NaN gets through.
 
   Masking the loss alone is not enough: `where` passes `0 * NaN` into the gradient.
+
+  Raises:
+    ValueError: if these are no B rows with B labels, which would be broadcast.
   """
+  if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+    raise ValueError(
+      f"embeddings of shape {embeddings.shape} with labels of shape {labels.shape}: "
+      "expected [B, D] with [B], a label for each row"
+    )
   return jnp.where(labels[:, None] < 0, 0.0, widen(embeddings))
 
 
