@@ -47,6 +47,7 @@ class Data:
     "inshop",
     "biased_glyphs",
     "biased_mnist",
+    "omniglot",
     "tfds",
     "utkface",
   ] = "glyphs"  # embedded, a folder of yours, or a known benchmark
@@ -57,6 +58,7 @@ class Data:
   tfds_name: str | None = None  # tfds: the dataset, as TFDS spells it
   tfds_train: str = "train"  # tfds: the split that trains
   tfds_test: str = "test"  # tfds: the split that tests
+  lists: str | None = None  # omniglot: a folder with trainval.txt and test.txt
   label: str = "label"  # tfds: the feature that is the class
   bias: str | None = None  # tfds: an attribute that may stand in for the label
   rho: Fraction = 0.99  # biased_*: share of train images whose color tells the class
@@ -65,10 +67,18 @@ class Data:
   shorter_side: int | None = None  # pixels of pictures before their central cut
   validation_fraction: Fraction = 0.1  # share of train classes (or images) held out
   seen_fraction: Fraction = 0.0  # share of each train class set aside to test on
+  turned_classes: Literal["none", "train", "all"] = "none"  # quarter turns as classes
   imbalance: AtLeastOne = 1.0  # images of the most frequent class / of the rarest
   label_noise: Fraction = 0.0  # share of the train labels that are made wrong
   view: Literal[
-    "none", "warp", "warp_and_gray", "crop_and_flip", "simclr", "photo", "photo_color"
+    "none",
+    "warp",
+    "warp_far",
+    "warp_and_gray",
+    "crop_and_flip",
+    "simclr",
+    "photo",
+    "photo_color",
   ] = "warp"  # random change of an image; photo: cut while it is decoded
   smallest_crop: Part = 0.2  # photo: the least share of a picture's area
   views: Count = 1  # V: rows of a batch for each image, each changed by its own draw
@@ -80,7 +90,7 @@ class Data:
 class Model:
   """The network from images to embeddings."""
 
-  name: Literal["glyph_net", "resnet18", "resnet50"] = "glyph_net"  # the network
+  name: Literal["glyph_net", "conv_net", "resnet18", "resnet50"] = "glyph_net"  # which
   dim: Count = 128  # D, length of an embedding
   widths: tuple[Count, Count] = (96, 128)  # channels of glyph_net's first two layers
   depth: Natural = 1  # glyph_net: residual 3 x 3 convolutions, the slow part on a CPU
@@ -172,6 +182,7 @@ class Config:
   recall_at: tuple[Count, ...] = (1, 2, 4, 8)  # the K of Recall@K
   probe: Literal["none", "lbfgs", "sgd"] = "none"  # of frozen features, by train images
   neighbors: Count = 10  # with a probe: K of the k-nearest-neighbor accuracy
+  few_shot_tasks: Natural = 0  # of each kind, of the test classes; 0: none
 
   data: Data = dataclasses.field(default_factory=Data)
   model: Model = dataclasses.field(default_factory=Model)
@@ -199,6 +210,8 @@ class Config:
         f"data.views={self.data.views} with data.view=none would all be the same:"
         " choose a view"
       )
+    if self.few_shot_tasks == 1:
+      raise ValueError("few_shot_tasks=1 have no interval: expected 0, or 2 or more")
     if not self.recall_at:
       raise ValueError("recall_at is empty: expected integers of 1 or more")
 
@@ -283,7 +296,7 @@ def _check_backbone(config: Config) -> None:
     ("model.weights", model.weights),
     ("optimizer.backbone_learning_rate", optimizer.backbone_learning_rate),
   ):
-    if value is not None and (model.name == "glyph_net" or model.projection):
+    if value is not None and (not model.name.startswith("resnet") or model.projection):
       raise ValueError(
         f"{name}={value}: only model.name=resnet50 or resnet18 without a projection has"
         " a backbone of its own"

@@ -14,6 +14,7 @@ from ccl_jax import class_mesh, vectors
 from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Examples
 from ccl_jax.models import import_torch, resnet
+from ccl_jax.models.conv_net import ConvNet
 from ccl_jax.models.glyph_net import GlyphNet
 from ccl_jax.models.projection import Projected
 from ccl_jax.training import loop, optim, placement, step
@@ -41,6 +42,8 @@ def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
     model = GlyphNet(
       dim=config.model.dim, widths=config.model.widths, depth=config.model.depth
     )
+  elif config.model.name == "conv_net":
+    model = ConvNet(dim=config.model.dim, axis_name=axis_name)
   else:
     model = _make_resnet(config, axis_name)
   return Projected(model, config.model.projection) if config.model.projection else model
@@ -161,6 +164,9 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
   known_views = {
     "none": None,
     "warp": views.warp,
+    "warp_far": functools.partial(
+      views.warp, rotation=0.17, log_scale=0.2, shear=0.3, shift=0.07
+    ),
     "warp_and_gray": views.chain(views.warp, views.gray),
     "crop_and_flip": views.crop_and_flip,
     "photo": views.flip,

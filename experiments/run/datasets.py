@@ -1,12 +1,13 @@
 """The images of a run, as its config names them."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ccl_jax.data import corrupt
+from ccl_jax.data import corrupt, turned
 from ccl_jax.data.examples import (
   Examples,
   hold_out_classes,
@@ -21,6 +22,7 @@ from ccl_jax.data.sources import (
   folder,
   glyphs,
   inshop,
+  omniglot,
   published,
   sop,
   tfds_images,
@@ -28,6 +30,7 @@ from ccl_jax.data.sources import (
 )
 from configs.base import Config
 
+FEW_SHOT_QUERIES = 15  # of each class of a task: our choice; papers take 5 to 19
 BENCHMARKS = {
   "cub": cub.Cub2002011ZeroShot,
   "cars": cars.Cars196ZeroShot,
@@ -66,6 +69,12 @@ def load_data(config: Config) -> Data:
   train, validation = hold_out(train, config.data.validation_fraction, seed=config.seed)
   # Test images have no second picture of the same drawing that is easy to find.
   validation = validation and validation.one_of_each_group()
+  if config.data.turned_classes != "none":
+    # After the split: a character and its turned copies train, or are held out.
+    train = turned.with_turned_classes(train)
+  if config.data.turned_classes == "all":
+    validation = validation and turned.with_turned_classes(validation)
+    test = turned.with_turned_classes(test)
   seen = None
   if config.data.seen_fraction:
     train, seen = hold_out_of_classes(
@@ -77,7 +86,22 @@ def load_data(config: Config) -> Data:
   ranks = corrupt.tail_ranks(train.num_classes, seed=config.seed)
   data = Data(train, validation, test, *gallery)._replace(seen=seen, tail_ranks=ranks)
   _check_depths(config, data)
+  if config.few_shot_tasks and not few_shot_kinds(data.test):
+    raise ValueError(
+      f"few_shot_tasks={config.few_shot_tasks}: fewer than 5 test classes have"
+      f" {1 + FEW_SHOT_QUERIES} images; give 0, or more images"
+    )
   return data
+
+
+def few_shot_kinds(examples: Examples) -> list[tuple[int, int]]:
+  """The (ways, shots) of few-shot tasks for which there are enough classes."""
+  sizes = np.bincount(examples.labels)
+  return [
+    (ways, shots)
+    for ways, shots in itertools.product((5, 20), (1, 5))
+    if (sizes >= shots + FEW_SHOT_QUERIES).sum() >= ways
+  ]
 
 
 def _load_splits(config: Config) -> tuple[Examples, ...]:
@@ -99,6 +123,12 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
     )
   if config.data.name == "biased_mnist":
     return biased_mnist.load(config.data.data_dir, rho=config.data.rho)
+  if config.data.name == "omniglot":
+    return omniglot.load(
+      config.data.data_dir,
+      lists=config.data.lists,
+      image_size=config.data.image_size,
+    )
   if config.data.name == "tfds":
     if config.data.tfds_name is None:
       raise ValueError(

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import probe, retrieval, vectors
+from ccl_jax import few_shot, probe, retrieval, vectors
 from ccl_jax.data.examples import Examples
 from ccl_jax.training import step
 from configs.base import Config
-from experiments.run.datasets import Data
+from experiments.run.datasets import FEW_SHOT_QUERIES, Data, few_shot_kinds
 
 NEIGHBORS = 5  # of each test example, kept for the report
 
@@ -75,10 +75,53 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
     of_train, _ = embed(state, data.train)
     probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
     metrics |= probed
+  if config.few_shot_tasks:
+    metrics |= score_few_shot(config, data.test, embedded.queries)
   if data.seen is not None:
     assert data.tail_ranks is not None
     metrics |= score_by_rank(*embed(state, data.seen), data.tail_ranks)
   return Tested(metrics, embedded, neighbors, cells)
+
+
+def score_few_shot(
+  config: Config, examples: Examples, embeddings: np.ndarray
+) -> dict[str, float]:
+  """Accuracy of few-shot tasks over all classes, and within families of classes.
+
+  A kind of task for which there are too few classes is left out. The family of a class
+  is what its name has before the last `/`; the drawers are the examples' `bias`.
+  """
+  drawn: dict[str, few_shot.Tasks] = {}
+  for ways, shots in few_shot_kinds(examples):
+    drawn[f"{ways}-way {shots}-shot"] = few_shot.draw(
+      examples.labels,
+      ways=ways,
+      shots=shots,
+      queries=FEW_SHOT_QUERIES,
+      tasks=config.few_shot_tasks,
+      seed=config.seed,
+    )
+  names = [name.rpartition("/")[0] for name in examples.class_names]
+  families, sizes = np.unique(names, return_counts=True)
+  if len(families) > 1 and sizes.max() >= 20:
+    family_of = np.searchsorted(families, names)
+    drawn["within a family, 20-way 1-shot"] = few_shot.draw_within_families(
+      examples.labels,
+      family_of[examples.labels],
+      examples.bias,
+      ways=20,
+      tasks=config.few_shot_tasks,
+      seed=config.seed,
+    )
+  metrics = {}
+  for name, tasks in drawn.items():
+    several = tasks.support.shape[2] > 1
+    for by in ("mean", "nearest") if several else ("mean",):
+      found = few_shot.accuracy(embeddings, tasks, by=by)
+      kind = f"{name} by nearest" if by == "nearest" else name
+      metrics[f"{kind} accuracy"] = float(found.mean())
+      metrics[f"{kind} interval"] = few_shot.interval(found)
+  return metrics
 
 
 def score_by_rank(

@@ -56,6 +56,18 @@ def load(
   Raises:
     ValueError: if TFDS can neither find nor prepare it; the message says how to.
   """
+  builder = open_builder(name, data_dir)
+  reader = functools.partial(
+    read, builder, label=label, bias=bias, image_size=image_size, channels=channels
+  )
+  with named_when_damaged(data_dir, builder.name):
+    return reader(train), reader(test)
+
+
+def open_builder(
+  name: str, data_dir: str | os.PathLike | None = None
+) -> tfds.core.DatasetBuilder:
+  """The dataset of a name, prepared where it is not; errors are those of `load`."""
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     # Without this, TFDS would open its download folder for a dataset it only reads.
@@ -69,11 +81,7 @@ def load(
       " TensorFlow (which encodes the images of some datasets) are to be had, and put"
       " the folder it makes there"
     ) from error
-  reader = functools.partial(
-    read, builder, label=label, bias=bias, image_size=image_size, channels=channels
-  )
-  with named_when_damaged(data_dir, builder.name):
-    return reader(train), reader(test)
+  return builder
 
 
 def read(
@@ -92,16 +100,16 @@ def read(
       f"{builder.info.full_name} has no split {split}: expected one of {list(known)}"
     )
   names = {path: _names(builder, path) for path in (label, bias) if path is not None}
-  values = _values(builder, split, list(names))
+  found = values(builder, split, list(names))
   records = open_records(builder, split)
   return Examples(
     source=Records(records),
     indices=np.arange(len(records)),
-    labels=values[label],
+    labels=found[label],
     class_names=names[label],
     image_size=image_size,
     channels=channels,
-    bias=None if bias is None else values[bias],
+    bias=None if bias is None else found[bias],
     bias_names=() if bias is None else names[bias],
   )
 
@@ -211,7 +219,7 @@ def _names(builder: tfds.core.DatasetBuilder, path: str) -> tuple[str, ...]:
   return tuple(names)
 
 
-def _values(
+def values(
   builder: tfds.core.DatasetBuilder, split: str, features: list[str]
 ) -> dict[str, np.ndarray]:
   """Values i32[N] of some features, from a copy kept next to the records."""
@@ -221,14 +229,14 @@ def _values(
 
   def collect() -> dict[str, np.ndarray]:
     records = open_records(builder, split)
-    values = {name: np.empty(len(records), np.int32) for name in stored.values()}
+    found = {name: np.empty(len(records), np.int32) for name in stored.values()}
     for i, record in enumerate_records(records, f"Reading {split} labels"):
       for feature, name in stored.items():
         value: Any = record
         for part in feature.split("/"):
           value = value[part]
-        values[name][i] = value
-    return values
+        found[name][i] = value
+    return found
 
   arrays = kept(path, stored.values(), collect)
   return {feature: arrays[name] for feature, name in stored.items()}

@@ -1,5 +1,7 @@
 """A run's test: one search of the test examples, for metrics and report alike."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,24 @@ def test_fewer_rows_than_the_report_shows_are_all_shown(data):
     few = data._replace(gallery=examples(np.array([0, 1])))
   tested = testing.test(Config(recall_at=(1,)), embed, None, few)
   assert tested.neighbors.indices.shape[1] == 2
+
+
+def test_few_shot_tasks_are_of_the_kinds_that_the_classes_allow():
+  config, rng = Config(few_shot_tasks=30), np.random.default_rng(0)
+  labels = np.arange(24).repeat(20).astype(np.int32)
+  drawings = dataclasses.replace(
+    examples(labels),
+    class_names=tuple(f"{'Greek' if k < 21 else 'Latin'}/{k}" for k in range(24)),
+    bias=np.tile(np.arange(20), 24),
+  )
+  rows = np.eye(24)[labels] + rng.normal(0, 0.1, (480, 24))
+  found = testing.score_few_shot(config, drawings, rows)
+  kinds = {f"{w}-way {s}-shot" for w in (5, 20) for s in (1, 5)}
+  kinds |= {f"{w}-way 5-shot by nearest" for w in (5, 20)}
+  kinds |= {"within a family, 20-way 1-shot"}
+  assert found.keys() == {
+    f"{k} {part}" for k in kinds for part in ("accuracy", "interval")
+  }
+  assert all(found[f"{kind} accuracy"] > 0.9 for kind in kinds)
+  few = testing.score_few_shot(config, drawings.subset(range(6)), rows[:120])
+  assert {name for name in few if "20-way" in name} == set() and len(few) == 6
