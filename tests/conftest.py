@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_force_host_platform_device_count=8",
     # On a busy machine a device's thread may wait for its turn longer than XLA's 40 s.
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    # Tests compile much and compute little: a quarter of their time was optimization.
+    "--xla_backend_optimization_level=0",
   ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

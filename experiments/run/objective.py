@@ -87,8 +87,8 @@ def _over_classes(
     axis_name=axis_name,
     mesh=mesh,
     sample_rate=config.loss.sample_rate,
-    # A class softmax is a function of its own row. Another loss may not be, and the rows
-    # of all devices are right for any.
+    # A class softmax is a function of its own row; another loss may not be, and to see
+    # the rows of all devices is right for any.
     relates_rows=config.loss.name not in _class_softmaxes(),
   )
   if config.loss.centers == "bank" and config.loss.first_visit == "mix":

@@ -50,13 +50,15 @@ def check(folder: Path, config: Config) -> None:
 def hold(folder: Path) -> Iterator[None]:
   """Keeps every other run out of a folder for as long as this one lives.
 
-  The folder is made. The lock ends with the process, however that ends: no run has to
-  remove a lock that another one left. Where the file system has none, none is taken.
+  The folder is made, and is gone again where the run ends before it claims it. The
+  lock ends with the process, however that ends: no run has to remove a lock that another
+  one left. Where the file system has no locks, none is taken.
 
   Raises:
     InputError: if another run holds the folder; the message says which.
     OSError: if nothing can be written there.
   """
+  is_new = not folder.exists()
   folder.mkdir(parents=True, exist_ok=True)
   with (folder / LOCK).open("a+") as file:
     try:
@@ -70,11 +72,24 @@ def hold(folder: Path) -> Iterator[None]:
     except OSError as error:
       if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL):
         raise
+    if os.fstat(file.fileno()).st_nlink == 0:  # removed while this run waited for it
+      raise InputError(f"{folder} was left by another run just now: start again")
     file.truncate(0)
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     file.write(f"process {os.getpid()} on {platform.node()}, since {now}\n")
     file.flush()
-    yield
+    try:
+      yield
+    finally:
+      _leave_unclaimed(folder, is_new)
+
+
+def _leave_unclaimed(folder: Path, is_new: bool) -> None:
+  """Removes what `hold` has made, if the run left nothing else there."""
+  if folder.is_dir() and _names(folder) == {LOCK}:
+    (folder / LOCK).unlink()
+    if is_new:
+      folder.rmdir()
 
 
 def _check_writable(folder: Path) -> None:

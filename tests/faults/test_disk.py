@@ -15,7 +15,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(
   arguments, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-  argv = arguments(workdir=tmp_path / "a" / "b", images="nowhere")
+  argv = arguments(workdir=tmp_path / "a" / "b", **{"data.images": "nowhere"})
   assert refused(argv, capsys) == (
     f"error: {tmp_path} is no folder that can be written to: give another --workdir"
   )

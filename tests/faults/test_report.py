@@ -19,7 +19,7 @@ def test_no_name_of_a_class_ends_a_run(arguments, pictures, tmp_path):
   for number, name in enumerate(NAMES):
     target = os.path.join(os.fsencode(images), name)
     os.rename(images / f"class_{number:02d}", target)
-  train.main(arguments(images=images, steps=4))
+  train.main(arguments(steps=4, **{"data.images": images}))
   assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 4
   assert (tmp_path / "run" / "report.html").exists()
 

@@ -14,7 +14,7 @@ from tests.experiments.conftest import SHORT
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pictures):
   folder = tmp_path_factory.mktemp("runs") / "run"
-  fields = {**SHORT, "images": pictures, "steps": 4}
+  fields = {**SHORT, "data.images": pictures, "steps": 4}
   argv = ["--config=configs/glyphs.py", f"--workdir={folder}"]
   argv += [f"--config.{name}={value}" for name, value in fields.items()]
   train.main(argv)
@@ -42,9 +42,17 @@ def test_a_folder_that_another_run_holds_is_refused_untouched(
     pass
 
 
-def test_a_lock_ends_with_its_run_and_names_the_next(tmp_path):
-  with workdir.hold(tmp_path):
+def test_what_was_never_claimed_is_left_as_it_was(tmp_path):
+  with workdir.hold(tmp_path / "new"):
+    assert (tmp_path / "new" / "lock").exists()
+  assert not (tmp_path / "new").exists()
+  (tmp_path / "old").mkdir()
+  with workdir.hold(tmp_path / "old"):
     pass
+  assert [*(tmp_path / "old").iterdir()] == []
+
+
+def test_a_lock_ends_with_its_run_and_names_the_next(tmp_path):
   (tmp_path / "lock").write_text("a much longer line of a process that is gone")
   with workdir.hold(tmp_path):
     assert (tmp_path / "lock").read_text().startswith("process ")
