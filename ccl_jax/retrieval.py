@@ -34,8 +34,7 @@ _BLOCK = (512, 12_288)
 _NEIGHBORS_HELD = 2**22
 # Rows that are merged at once: NumPy's temporaries for them fit the processor's cache.
 _ROWS_IN_CACHE = 32
-# Bounded, since each worker holds a block of similarities.
-_MOST_WORKERS = 8
+_MOST_WORKERS = 8  # each holds a block of similarities
 
 
 def search(
