@@ -1,4 +1,4 @@
-"""From a config to its loss, bound to the class vectors that it learns or remembers."""
+"""Builds the loss of a config, bound to the class vectors that it learns or moves."""
 
 import functools
 import inspect
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from ccl_jax import centers, class_mesh, losses, objectives
 from configs.base import Config
 
-# Losses over class vectors. Those that are one class softmax take `losses.Over`, and so
-# go over a class mesh and over a sample of the classes.
+# Losses over class vectors. Those that take `losses.Over`, the class softmaxes, can use
+# a class mesh and a sample of the classes.
 OVER_CLASSES = {
   "arcface": losses.arcface,
   "center_contrastive": losses.center_contrastive,
@@ -21,7 +21,7 @@ OVER_CLASSES = {
   "proxy_nca": losses.proxy_nca,
   "soft_triple": losses.soft_triple,
 }
-# Losses over the rows of a batch: by their labels, and by the image that each shows.
+# Losses over the rows of a batch, by label; and by label and image.
 BY_LABEL = {
   "contrastive": losses.contrastive,
   "multi_similarity": losses.multi_similarity,
@@ -41,10 +41,10 @@ def make_objective(
   axis_name: str | None = None,
   mesh: class_mesh.ClassMesh | None = None,
 ) -> objectives.Objective:
-  """Binds the loss to trained centers or to the bank, where it takes any.
+  """Binds the loss to trained centers, the bank or a memory, as its kind needs.
 
   Raises:
-    ValueError: if the loss has no such centers, naming what it can have.
+    ValueError: if the loss cannot do what the config asks; the message says what can.
   """
   _check(config)
   dim = config.model.projection[-1] if config.model.projection else config.model.dim
@@ -71,7 +71,7 @@ def make_objective(
 def _over_classes(
   config: Config, num_classes: int, dim: int, axis_name, mesh
 ) -> objectives.Objective:
-  """A loss over class vectors: trained ones, or those of a bank."""
+  """Binds a loss to trained class vectors or to those of a bank."""
   loss = _with_settings(OVER_CLASSES[config.loss.name], config)
   several = config.loss.centers_per_class if config.loss.name == "soft_triple" else None
   if config.loss.centers == "trained":
@@ -95,7 +95,7 @@ def _over_classes(
 
 
 def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., Any]:
-  """The loss with those of its settings that the config gives a number for."""
+  """The loss with the settings for which the config has a number."""
   given = {name: getattr(config.loss, name, None) for name in settings_of(loss)}
   if config.loss.name == "normalized_softmax":
     given["temperature"] = None if config.loss.scale is None else 1 / config.loss.scale
@@ -104,7 +104,7 @@ def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., An
 
 
 def settings_of(loss: Callable[..., Any]) -> list[str]:
-  """Names of what a loss reads beside its arrays."""
+  """The names of a loss's settings, which are its keyword-only arguments."""
   parameters = inspect.signature(loss).parameters.values()
   return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
@@ -116,7 +116,7 @@ def _rule(config: Config) -> centers.Rule:
 
 
 def _already_visited(objective: objectives.Objective) -> objectives.Objective:
-  """A bank's objective, without the rule that a class's first visit has of its own."""
+  """A bank's objective that treats the first visit of a class like later visits."""
 
   def init(key):
     params, bank = objective.init(key)
