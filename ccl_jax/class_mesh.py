@@ -106,10 +106,7 @@ def make(
 
 
 def gather_classes(tree: Any) -> Any:
-  """Gathers the rows of a group along `class` on each of its devices.
-
-  To be called inside `map_over`, as the two functions below.
-  """
+  """Gathers the rows of a group on each of its devices; for use inside `map_over`."""
   return jax.lax.all_gather(tree, CLASS_AXIS, tiled=True)
 
 

@@ -177,7 +177,7 @@ class Memory(NamedTuple):
 
   embeddings: Float[Array, "M D"]
   labels: Int[Array, " M"]  # < 0: an empty slot
-  position: Int[Array, ""]  # of the oldest row, which is replaced next
+  position: Int[Array, ""]  # the oldest row, which is replaced next
   steps: Int[Array, ""]  # batches seen so far
 
 

@@ -68,9 +68,7 @@ def linear_as_published(
   suits only one scale of features.
 
   Args:
-    features: features of the train images.
-    labels: classes of the train images.
-    queries: features to classify.
+    features, labels, queries: as in `linear`.
     key: draws the order of the rows.
     batch_size: rows of a step, at most N.
     learning_rate: the rate at the start.

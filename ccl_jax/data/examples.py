@@ -82,16 +82,12 @@ class Examples:
         f"indices {self.indices.shape} and labels {self.labels.shape}: give two"
         " vectors of one length"
       )
-    if self.bias is not None and self.bias.shape != self.labels.shape:
-      raise ValueError(
-        f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
-        " attribute for each example"
-      )
-    if self.groups is not None and self.groups.shape != self.labels.shape:
-      raise ValueError(
-        f"groups {self.groups.shape} and labels {self.labels.shape}: give the group of"
-        " each example"
-      )
+    for name, values in (("bias", self.bias), ("groups", self.groups)):
+      if values is not None and values.shape != self.labels.shape:
+        raise ValueError(
+          f"{name} {values.shape} and labels {self.labels.shape}: give the {name} of"
+          " each example"
+        )
 
   @property
   def num_classes(self) -> int:

@@ -112,8 +112,7 @@ def eval_batches(
   Args:
     examples: the examples to embed.
     batch_size: rows of each global batch.
-    process_index: as in `train_batches`.
-    process_count: as in `train_batches`.
+    process_index, process_count: as in `train_batches`.
 
   Returns:
     A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. The last batch is filled up
@@ -321,12 +320,9 @@ def _round(key: tuple[int, ...], total: int, size: int, number: int) -> np.ndarr
   twice = (number * extra + np.arange(extra)) % total
   # The last turn holds the items of `twice` for the second time. A turn has different
   # items, so their first time must be in an earlier turn.
-  may_end = np.ones(total, bool)
-  may_end[twice] = False
-  last = order[may_end[order]][: size - extra]
-  early = np.ones(total, bool)
-  early[last] = False
-  return np.concatenate([order[early[order]], last, twice])
+  last = order[~np.isin(order, twice)][: size - extra]
+  early = order[~np.isin(order, last)]
+  return np.concatenate([early, last, twice])
 
 
 def _check_labels(examples: Examples) -> None:

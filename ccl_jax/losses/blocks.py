@@ -82,8 +82,8 @@ class Over(TypedDict, total=False):
 class Contrast(NamedTuple):
   """A batch against its own classes and all others."""
 
-  embeddings: Float[Array, "B D"]  # of unit length, zero for padding
-  own: Float[Array, "B D"]  # the own classes' vectors, of unit length
+  embeddings: Float[Array, "B D"]  # unit rows; zero for padding
+  own: Float[Array, "B D"]  # the unit vector of each row's own class
   others: Float[Array, " B"]  # log of the sum of e^(scale * cosine) over the others
   num_classes: int  # K, without the padding of a mesh
 

@@ -116,8 +116,7 @@ def multi_similarity(
     beta: sharpness of the negatives.
     base: lambda, the cosine that separates positives from negatives.
     epsilon: slack of the miner, in units of cosine; infinity keeps all pairs.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -177,8 +176,7 @@ def triplet(
     margin: m, in units of squared distance, which goes from 0 to 4.
     mining: which triplets. batch_hard is that of Hermans et al., who also use distances
       that are not squared; semi_hard is that of Schroff et al.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -243,8 +241,7 @@ def contrastive(
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
     margin: m, a distance, 0 to 2; at the default, 1, two vectors have the cosine 0.5.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.

@@ -185,7 +185,7 @@ def picture_of_neighbors(
   similarities: Sequence[float] | np.ndarray,
   names: Sequence[str],
 ) -> None:
-  """Writes a PNG: the query, and beside it its neighbors in reading order.
+  """Writes `neighbors_figure` as a PNG.
 
   Args:
     path: the file to write.

@@ -123,7 +123,7 @@ def random_queries(neighbors: Neighbors, count: int, *, seed: int = 0) -> list[i
 def hardest_mistakes(neighbors: Neighbors, count: int) -> list[int]:
   """The queries with the most similar wrong answers, the most similar first.
 
-  Of queries that confuse the same two classes, in either order, only the first is kept.
+  If several queries confuse the same two classes, only the first is kept.
   """
   answerable = _answerable(neighbors)
   own = neighbors.query_labels[answerable]

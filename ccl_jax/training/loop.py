@@ -135,10 +135,7 @@ def fit(
   """Trains from `state.step` to `num_steps`, and leaves a checkpoint of the last step.
 
   Args:
-    state: fresh or restored, as `placement.make_state` lays it out; donated.
-    train_step: the step, which the placement compiles.
-    batches: this process's rows of each batch, from the same step on.
-    placement: where state and batches live.
+    state, train_step, batches, placement: as in `steps`.
     num_steps: steps of the whole run, not of this session.
     batch_size: examples in the global batch, for the rate.
     evaluate: maps a state to metrics of the validation classes; None: no evaluation.

@@ -127,11 +127,8 @@ def _already_visited(objective: objectives.Objective) -> objectives.Objective:
 
 def _class_softmaxes() -> list[str]:
   """The losses that take `losses.Over`."""
-  return [
-    name
-    for name, loss in OVER_CLASSES.items()
-    if "over" in inspect.signature(loss).parameters
-  ]
+  takes = {name: inspect.signature(loss) for name, loss in OVER_CLASSES.items()}
+  return [name for name, signature in takes.items() if "over" in signature.parameters]
 
 
 def _check(config: Config) -> None:
@@ -141,12 +138,12 @@ def _check(config: Config) -> None:
       f"loss.sample_rate={config.loss.sample_rate} with loss.name={config.loss.name}:"
       f" only {known} go over a sample of the classes; give 1, or one of them"
     )
-  if config.parallel == "class_sharded" and config.loss.name in OVER_CLASSES:
-    if config.loss.name not in _class_softmaxes():
-      raise ValueError(
-        f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
-        " are split over devices by class"
-      )
+  unsplit = OVER_CLASSES.keys() - _class_softmaxes()
+  if config.parallel == "class_sharded" and config.loss.name in unsplit:
+    raise ValueError(
+      f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
+      " are split over devices by class"
+    )
   if config.loss.name == "soft_triple" and config.loss.centers == "bank":
     raise ValueError(
       "loss.name=soft_triple with loss.centers=bank: its centers are trained"

@@ -69,8 +69,7 @@ def unlabeled(
 
   Args:
     path: an image file, or a folder searched at every depth.
-    image_size: side of the (square) images; see `Examples`.
-    channels: 1 (gray) or 3 (RGB).
+    image_size, channels: as in `load`.
 
   Raises:
     FileNotFoundError: if there is no such file or folder.

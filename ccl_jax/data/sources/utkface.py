@@ -23,8 +23,7 @@ def load(
 
   Args:
     root: the folder of the aligned and cropped faces, searched at every depth.
-    image_size: side of the (square) images; see `Examples`.
-    channels: 1 (gray) or 3 (RGB).
+    image_size, channels: as in `Examples`.
     seed: seed of the split.
 
   Raises:
