@@ -1,7 +1,8 @@
-"""A mesh (data, class): the batch is split over all of it, the classes over `class`.
+"""A mesh of devices with two axes, `data` and `class`.
 
-What travels between devices is the batch, a few numbers per row, and gradients of the
-batch; the class vectors stay where they are.
+The batch is split over all devices, the classes over the axis `class`; each group of
+devices along `class` holds all classes once. Class vectors stay where they are: what
+travels is the batch, its gradients, and a few numbers per row.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +14,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 DATA_AXIS, CLASS_AXIS = "data", "class"
-ROWS = PartitionSpec((DATA_AXIS, CLASS_AXIS))  # of the batch
-WHOLE = PartitionSpec()  # the same on every device
-CLASSES = PartitionSpec(CLASS_AXIS)  # of a bank: its rows, repeated along `data`
+ROWS = PartitionSpec((DATA_AXIS, CLASS_AXIS))  # splits the rows of the batch
+WHOLE = PartitionSpec()  # keeps the whole array on every device
+CLASSES = PartitionSpec(CLASS_AXIS)  # splits the rows of a bank; copies along `data`
 
 
 class ClassMesh(NamedTuple):
@@ -39,23 +40,27 @@ class ClassMesh(NamedTuple):
 
   @property
   def sharding(self) -> NamedSharding:
-    """Of an array [num_rows, ...]: a range of classes on each device."""
+    """The sharding of an array [num_rows, ...]: a range of classes on each device."""
     return NamedSharding(self.mesh, CLASSES)
 
   @property
   def batch_sharding(self) -> NamedSharding:
-    """Of an array [B, ...]: equal parts on all devices."""
+    """The sharding of an array [B, ...]: equal parts on all devices."""
     return NamedSharding(self.mesh, ROWS)
 
   def first_class(self) -> Int[Array, ""]:
-    """Of this device's range; inside of `map_over`."""
+    """The first class of this device's range; to be called inside `map_over`."""
     per_device = self.num_rows // self.mesh.shape[CLASS_AXIS]
     return jax.lax.axis_index(CLASS_AXIS) * per_device
 
   def map_over(
     self, function: Callable[..., Any], in_specs: Any, out_specs: Any
   ) -> Callable[..., Any]:
-    """`function`, run by each device on its part of the arrays."""
+    """The function that runs `function` on each device's part of the arrays.
+
+    The check of replication is off, since it refuses the sums over parts that the
+    losses take themselves.
+    """
     return jax.shard_map(
       function,
       mesh=self.mesh,
@@ -73,13 +78,14 @@ def make(
   """A mesh whose `class` axis has `class_shards` devices.
 
   Args:
-    num_classes: K, at least one for each range.
-    class_shards: devices that share the classes; a bank is held once by each such
-      group. None: all devices, which holds it once in all.
-    devices: of `jax.Device`; None: all there are, of all processes.
+    num_classes: K, at least one class for each range.
+    class_shards: devices in a group that shares the classes; each group holds the whole
+      bank. None: one group of all devices.
+    devices: `jax.Device` objects; None: all devices of all processes.
 
   Raises:
-    ValueError: if the devices do not divide into such groups, or are more than K.
+    ValueError: if the devices do not divide into such groups, or a group has more
+      devices than K.
   """
   found = jax.devices() if devices is None else list(devices)
   shards = len(found) if class_shards is None else class_shards
@@ -100,12 +106,12 @@ def make(
 
 
 def gather_classes(tree: Any) -> Any:
-  """Rows of the devices that share a bank, on each of them; inside of `map_over`."""
+  """Gathers the rows of a group on each of its devices; for use inside `map_over`."""
   return jax.lax.all_gather(tree, CLASS_AXIS, tiled=True)
 
 
 def own_rows(tree: Any) -> Any:
-  """This device's rows of arrays that are the same along `class`."""
+  """Undoes `gather_classes`: this device's rows of arrays that its group shares."""
 
   def part(rows):
     size = len(rows) // jax.lax.axis_size(CLASS_AXIS)
@@ -116,5 +122,5 @@ def own_rows(tree: Any) -> Any:
 
 
 def sum_to_own_rows(rows: Array) -> Array:
-  """This device's rows of the sum over `class` of arrays of all rows."""
+  """Sums arrays of a group's rows over its devices, and keeps this device's rows."""
   return jax.lax.psum_scatter(rows, CLASS_AXIS, tiled=True)

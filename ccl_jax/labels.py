@@ -1,7 +1,7 @@
 """What a label may be: a class 0..K-1, padding (< 0), or an error (>= K).
 
-Indexing in JAX never raises, so every loss states these three cases through the
-functions below instead of reading some other class's row.
+Indexing in JAX never raises: a wrong label would silently read the row of another
+class. The functions below treat the three cases alike in every loss.
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> None:
-  """Raises where a label has no class; to be called on the host, before a run.
+  """Raises if a label has no class; to be called on the host, before a run.
 
   Args:
     labels: [B] or any shape; negative labels mark padding and pass.
@@ -43,12 +43,12 @@ def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> Non
 def drop_padding(
   embeddings: Num[Array, "B D"], labels: Int[Array, " B"]
 ) -> Float[Array, "B D"]:
-  """Widens to float32 and zeroes padding rows, so that not even a NaN gets through.
+  """Widens to float32, and sets padding rows to zero even where they hold NaN.
 
-  Masking the loss alone is not enough: `where` passes `0 * NaN` into the gradient.
+  To mask the loss alone is not enough: its gradient would hold 0 * NaN = NaN.
 
   Raises:
-    ValueError: if these are no B rows with B labels, which would be broadcast.
+    ValueError: if these are not B rows with B labels, which would be broadcast.
   """
   if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
     raise ValueError(
@@ -59,10 +59,10 @@ def drop_padding(
 
 
 def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
-  """Labels as int32 at least, so that both K and -1 can be compared with them.
+  """Labels as int32 or int64, so that they can be compared with K and with -1.
 
   Raises:
-    ValueError: if the labels' own type is too narrow for K, which would wrap around.
+    ValueError: if the labels' type is too narrow for K, so that labels wrapped around.
   """
   if num_classes > jnp.iinfo(labels.dtype).max:
     raise ValueError(
@@ -75,7 +75,7 @@ def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
 def mask_loss(
   loss: Float[Array, " B"], labels: Int[Array, " B"], num_classes: int
 ) -> Float[Array, " B"]:
-  """Per-example loss with 0 where the label is padding and NaN where it is >= K."""
+  """The loss per example, set to 0 for padding and to NaN for labels >= K."""
   labels = as_classes(labels, num_classes)
   return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
 

@@ -1,13 +1,13 @@
 """Binds a loss to what it learns or remembers, as pure functions.
 
-One train step serves every loss, because each is seen as an `Objective`: class vectors
-that are trained are its params, a center bank or a memory of past embeddings is its
-state, and a loss over the pairs of a batch has neither.
+One train step serves every loss, since each becomes an `Objective`. Trained class
+vectors are its params; a center bank or a memory of past embeddings is its state; a
+loss over the pairs of a batch has neither.
 
-Losses see the global batch and know no device. Under `jit` the batch is global by
-itself. Over a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) an objective
-gathers the rows of all devices once, at its door, and returns the values of its own
-device's rows; gradients are then averaged with `lax.pmean`.
+Losses see the global batch and know no device. Under `jit` the batch is global anyway.
+Over a mapped axis (`pmap`, or `shard_map` with `check_vma=False`), an objective gathers
+the rows of all devices once, calls the loss, and returns the values of its own device's
+rows; the caller averages the gradients with `lax.pmean`.
 """
 
 import functools
@@ -48,11 +48,11 @@ class Objective(NamedTuple):
 
   Attributes:
     init: `init(key) -> (params, state)`; either may be empty.
-    apply: `apply(params, state, embeddings [B, D], batch, key) -> (loss [B], state)`,
-      where `batch["label"]` is [B], the state is the new one, and the key is this
-      step's, for the objectives that draw. Differentiable in params and embeddings.
-    class_vectors: `class_vectors(params, state) -> [K, D]`, a direction a class, with
-      the padding of a mesh after the K-th row; None where the loss has none.
+    apply: `apply(params, state, embeddings [B, D], batch, key) -> (loss [B], new
+      state)`, where `batch["label"]` is [B]; the key of the step is needed by
+      objectives that draw. Differentiable in params and embeddings.
+    class_vectors: `class_vectors(params, state) -> [K, D]`, one direction per class,
+      then the padding rows of a mesh; None where the loss has no class vectors.
   """
 
   init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
@@ -74,10 +74,9 @@ def with_bank(
   sample_rate: float = 1.0,
   relates_rows: bool = False,
 ) -> Objective:
-  """Contrasts with a center bank that every batch moves, after its loss is taken.
+  """Contrasts a batch with a center bank, then lets the batch move the bank.
 
-  Nothing of the size of the bank is differentiated, and no optimizer state of that size
-  exists.
+  No gradient and no optimizer state of the size of the bank exists.
 
   Args:
     loss: `(embeddings, labels, centers) -> [B]`, for instance `losses.arcface`.
@@ -87,10 +86,10 @@ def with_bank(
     momentum: mu of `centers.update`.
     axis_name: the mapped axis under `pmap`; None under `jit`.
     mesh: lays the bank out over devices; passed on to the loss.
-    sample_rate: part of the other classes that a step is contrasted with, see
-      `losses.Over`; below 1, `apply` needs its key.
-    relates_rows: whether a row's loss depends on the other rows of the batch, as that
-      of `losses.proxy_anchor` does, and so on those of all devices.
+    sample_rate: share of the other classes that a step visits, see `losses.Over`;
+      below 1, `apply` needs its key.
+    relates_rows: whether a row's loss depends on the other rows of the batch, as in
+      `losses.proxy_anchor`; the loss then needs the rows of all devices.
   """
 
   def init(key):
@@ -119,19 +118,15 @@ def with_trained_centers(
   sample_rate: float = 1.0,
   relates_rows: bool = False,
 ) -> Objective:
-  """Contrasts with one vector a class, or several, that the optimizer trains.
+  """Contrasts a batch with class vectors that the optimizer trains.
+
+  The arguments that are not listed are those of `with_bank`.
 
   Args:
     loss: `(embeddings, labels, class vectors) -> [B]`, which scales the vectors to unit
       length itself: `losses.center_contrastive`, `losses.cosface`, ...
-    num_classes: K.
-    dim: D.
-    centers_per_class: C, for a loss over [K, C, D] such as `losses.soft_triple`; None:
-      the loss is over [K, D].
-    axis_name: as in `with_bank`.
-    mesh: as in `with_bank`.
-    sample_rate: as in `with_bank`.
-    relates_rows: as in `with_bank`.
+    centers_per_class: C, for a loss over [K, C, D] such as `losses.soft_triple`; None
+      for a loss over [K, D].
   """
 
   def init(key):
@@ -163,9 +158,9 @@ def over_rows(
   """A loss over the rows of a batch alone, which learns and remembers nothing.
 
   Args:
-    loss: `(embeddings [B,D], *what it reads) -> [B]`, such as `losses.supcon`.
-    reads: names of the batch's arrays that the loss takes after the embeddings, each a
-      value a row: `("label", "example")` for `losses.contex`.
+    loss: `(embeddings [B,D], *arrays [B]) -> [B]`, such as `losses.supcon`.
+    reads: names of the arrays in the batch that the loss takes after the embeddings:
+      `("label", "example")` for `losses.contex`.
     axis_name: the mapped axis under `pmap`; None under `jit`.
   """
 
@@ -182,7 +177,7 @@ class Memory(NamedTuple):
 
   embeddings: Float[Array, "M D"]
   labels: Int[Array, " M"]  # < 0: an empty slot
-  position: Int[Array, ""]  # of the oldest row, which is replaced next
+  position: Int[Array, ""]  # the oldest row, which is replaced next
   steps: Int[Array, ""]  # batches seen so far
 
 
@@ -194,22 +189,21 @@ def with_memory(
   warmup_steps: int = 0,
   axis_name: str | None = None,
 ) -> Objective:
-  """Contrasts a batch with those before it too: cross-batch memory (XBM).
+  """Contrasts a batch with itself and with past batches: cross-batch memory (XBM).
 
-  Embeddings drift slowly once a model has trained for a while, so that those of past
-  steps serve as contrasts at no cost but their storage. The loss sees the memory as it
-  was before the batch was written into it: a row never meets itself, but it may meet an
-  earlier view of its image, as another row of its class. No gradient reaches the
-  memory.
+  Embeddings drift slowly once a model has trained for a while, so that embeddings of
+  past steps can serve as contrasts. A batch enters the memory after its loss is taken:
+  no row meets itself, but it may meet an earlier view of its image. No gradient reaches
+  the memory.
 
   Args:
     loss: `(embeddings [B,D], labels [B], memory=[M,D], memory_labels=[M]) -> [B]`,
-      which scales both embeddings to unit length itself and passes over memory labels
-      < 0: `losses.supcon` and the others of `losses.pair`.
-    size: M, the embeddings that are remembered, at least a global batch. Padding rows
+      which scales all rows to unit length itself and skips memory labels < 0:
+      `losses.supcon` and the others of `losses.pair`.
+    size: M, the rows of the memory, at least those of a global batch. Padding rows
       take places too, as empty slots.
     dim: D.
-    warmup_steps: first steps, in which the memory fills but all of it counts as empty.
+    warmup_steps: the first steps, which fill the memory but do not contrast with it.
     axis_name: the mapped axis under `pmap`; None under `jit`. Each device remembers the
       global batch.
 
@@ -257,12 +251,7 @@ def with_memory(
 
 
 def with_classifier(num_classes: int, dim: int) -> Objective:
-  """Cross-entropy of a linear classifier, with a bias, over embeddings of any length.
-
-  Args:
-    num_classes: K.
-    dim: D.
-  """
+  """Cross-entropy of a linear classifier [D, K], with a bias; embeddings unscaled."""
 
   def init(key):
     kernel = jax.random.normal(key, (dim, num_classes)) / dim**0.5
@@ -284,10 +273,7 @@ def global_mean(
 ) -> Float[Array, ""]:
   """`losses.mean_over_examples` of the global batch, also over a mapped axis.
 
-  Args:
-    values: [B], zero on padding rows.
-    labels: [B].
-    axis_name: the mapped axis that the batch is split over.
+  Values are zero on padding rows.
   """
   if axis_name is None:
     return losses.mean_over_examples(values, labels)
@@ -308,31 +294,31 @@ def center_contrastive_loss(
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:
-  """Center Contrastive Loss over a batch, and the bank that the batch has moved.
+  """Center Contrastive Loss of a batch, and the bank after the batch has moved it.
 
-  The loss contrasts with the bank as it was; the new bank carries no gradient. Pass it
-  on to the next call, with `has_aux=True`::
+  The loss is taken with the old bank; the new bank carries no gradient. Pass it on to
+  the next call, with `has_aux=True`::
 
     (loss, bank), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, bank, batch)
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32.
-    labels: [B]; a negative label marks padding: no loss, no update, not counted. A
-      label >= K makes the loss NaN (see `ccl_jax.check_labels`).
+    labels: [B]; a negative label marks padding, which has no loss, moves no center and
+      is not counted. A label >= K makes the loss NaN (see `ccl_jax.check_labels`).
     bank: from `ccl_jax.centers.init`, K rows of D.
     scale: s, the inverse temperature. The defaults of s, m and lambda are our choice,
       tuned on validation classes of Glyphs; no public source states the paper's.
     margin: m, in units of cosine.
     center_weight: lambda, the weight of the pull to the own center.
-    rule: where a batch moves its centers. `centers.repulsion`, the default and ours,
-      pushes them away from the batch's other classes, too; `centers.class_means` is the
+    rule: where a batch moves its centers. `centers.repulsion`, our own default, also
+      pushes them away from the batch's other classes; `centers.class_means` is the
       plain reading of the paper, which names no rule.
-    momentum: mu of the center update, in [0, 1]; class means go well with .5.
+    momentum: mu of the center update, in [0, 1]; class means work well with .5.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
-      the batch is split; loss and bank are then those of the global batch, the same on
-      every device, and gradients are to be averaged with `lax.pmean`.
-    mesh: of a bank of `mesh.num_rows` rows that is split by class over devices; the
-      batch is the global one, as under `jit` with shardings.
+      the batch is split. Loss and bank are those of the global batch, the same on every
+      device; average the gradients with `lax.pmean`.
+    mesh: splits a bank of `mesh.num_rows` rows by class over devices; the batch is the
+      global one, as under `jit` with shardings.
 
   Returns:
     The mean loss, a scalar, and the new bank.
@@ -352,18 +338,19 @@ def center_contrastive_loss(
     Cai, Xiong, Tian, Center Contrastive Loss for Metric Learning, 2023, Eq. 5,
     https://arxiv.org/abs/2308.00458
   """
-  if embeddings.shape[-1] != bank.centers.shape[-1]:
+  num_rows, dim = bank.centers.shape
+  if embeddings.shape[-1] != dim:
     raise ValueError(
       f"embeddings have dimension {embeddings.shape[-1]} and the bank's centers "
-      f"{bank.centers.shape[-1]}; make the bank with dim={embeddings.shape[-1]}"
+      f"{dim}; make the bank with dim={embeddings.shape[-1]}"
     )
   loss = functools.partial(
     losses.center_contrastive, scale=scale, margin=margin, center_weight=center_weight
   )
   objective = with_bank(
     loss,
-    len(bank.centers) if mesh is None else mesh.num_classes,
-    bank.centers.shape[-1],
+    num_rows if mesh is None else mesh.num_classes,
+    dim,
     rule=rule,
     momentum=momentum,
     axis_name=axis_name,
@@ -385,7 +372,7 @@ def _bind(
 
 
 def _values(loss, rows: tuple[Array, ...], axis_name: str | None, *others: Array):
-  """`loss(*rows, *others)` on the rows of all devices: the values of this device's."""
+  """`loss(*rows, *others)` over the rows of all devices; the values of this device."""
   values = loss(*_gather(rows, axis_name), *others)
   if axis_name is None:
     return values
@@ -395,17 +382,17 @@ def _values(loss, rows: tuple[Array, ...], axis_name: str | None, *others: Array
 
 
 def _gather(rows: PyTree, axis_name: str | None) -> PyTree:
-  """The rows of all devices, in their order, where a mapped axis splits the batch."""
+  """The rows of all devices, in order; the rows as they are without a mapped axis."""
   return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)
 
 
 def _once_read(embeddings: Array, losses_of_rows: Array) -> Array:
-  """The embeddings, for an update that begins when the loss has read the bank.
+  """The embeddings, made to depend on the loss, which has read the bank by then.
 
-  Without this dependency XLA cannot tell that the bank's old rows are no longer needed
-  as the update writes the new ones, and copies the whole bank first. (jax 0.10 on CPU
-  sees through an `optimization_barrier` here; 0 * x it leaves alone.) A loss that is
-  not finite leaves the embeddings as they are.
+  Without this dependency XLA cannot tell that the loss no longer needs the old rows
+  when the update writes new ones, and copies the whole bank first. (jax 0.10 on CPU
+  removes an `optimization_barrier` here; it keeps 0 * x.) A loss that is not finite
+  adds nothing.
   """
   values = jax.lax.stop_gradient(losses_of_rows)[:, None]
   nothing = jnp.where(jnp.isfinite(values), 0 * values, 0.0)

@@ -1,9 +1,8 @@
-"""What frozen features tell about classes: probes, neighbors, bias and clusters.
+"""What frozen features say about classes: probes, neighbors, bias and clusters.
 
-A probe is fitted on the features of the train images and predicts the classes of other
-images of the same classes. `by_cell` tells apart whether a prediction follows the class
-or an attribute that goes along with it. `clusters` scores how well k-means finds the
-classes again.
+A probe is fitted on the features of train images and predicts the classes of other
+images of the same classes. `by_cell` shows whether a prediction follows the class or a
+misleading attribute. `clusters` scores how well k-means recovers the classes.
 """
 
 import warnings
@@ -31,16 +30,17 @@ def linear(
   inverse_decay: float = 1.0,
   max_iterations: int = 200,
 ) -> Int[np.ndarray, " Q"]:
-  """Predicts by multinomial logistic regression, fitted to the end by L-BFGS.
+  """Predicts by multinomial logistic regression, fitted by L-BFGS.
 
   Features are scaled to mean 0 and variance 1 over the N rows. The decay is our choice.
 
   Args:
-    features: of the train images.
-    labels: their classes.
+    features: features of the train images.
+    labels: classes of the train images.
     queries: features to classify.
     inverse_decay: C of scikit-learn, the inverse weight of the squared coefficients.
-    max_iterations: of L-BFGS; a fit that needs more is good enough.
+    max_iterations: most iterations of L-BFGS; a fit that would need more is used as it
+      is, without a warning.
   """
   scale = _scale(features)
   model = LogisticRegression(C=inverse_decay, max_iter=max_iterations)
@@ -62,19 +62,17 @@ def linear_as_published(
 ) -> Int[np.ndarray, " Q"]:
   """Predicts by a linear classifier trained with SGD, as the authors of ConTeX do.
 
-  SGD with momentum 0.9 and no decay; the rate falls to a fifth after 60, 75 and 90
-  hundredths of the epochs. Theirs sees the images anew each epoch, augmented; ours sees
-  frozen features, scaled to mean 0 and a length of about 1, since so high a rate would
-  otherwise hang on the scale of the features.
+  SGD has momentum 0.9 and no decay; the rate falls to a fifth after 60, 75 and 90
+  percent of the epochs. Their classifier sees newly augmented images each epoch; ours
+  sees frozen features, scaled to mean 0 and a length of about 1, since so high a rate
+  suits only one scale of features.
 
   Args:
-    features: of the train images.
-    labels: their classes.
-    queries: features to classify.
-    key: of the order of the rows.
-    batch_size: rows a step; at most all.
-    learning_rate: at the start.
-    epochs: passes over the rows; what is left of a pass is dropped.
+    features, labels, queries: as in `linear`.
+    key: draws the order of the rows.
+    batch_size: rows of a step, at most N.
+    learning_rate: the rate at the start.
+    epochs: passes over the rows; rows that do not fill a batch are dropped.
   """
   scale = _scale(features)
   width = features.shape[1]
@@ -90,15 +88,15 @@ def linear_as_published(
   def logits(params, x):
     return x @ params["kernel"] + params["bias"]
 
-  def loss(params, some):
+  def loss(params, batch):
     values = optax.softmax_cross_entropy_with_integer_labels(
-      logits(params, rows[some]), classes[some]
+      logits(params, rows[batch]), classes[batch]
     )
     return values.mean()
 
-  def step(carry, some):
+  def step(carry, batch):
     params, state = carry
-    updates, state = optimizer.update(jax.grad(loss)(params, some), state)
+    updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
     return (optax.apply_updates(params, updates), state), None
 
   @jax.jit
@@ -124,14 +122,14 @@ def neighbors(
   *,
   k: int,
 ) -> Int[np.ndarray, " Q"]:
-  """Predicts the class of most of the k nearest rows, by cosine.
+  """Predicts the class that most of the k nearest rows have, by cosine.
 
-  Of classes with as many, the one whose rows are more similar in all.
+  Where classes have equally many, the larger sum of similarities wins.
   """
   cosines, found = retrieval.search(queries, features, k=min(k, len(features)))
   votes = np.zeros((len(queries), int(labels.max()) + 1))
   query = np.arange(len(queries))[:, None]
-  # Similarities of k rows add up to at most half a vote.
+  # The similarities of k rows add up to less than half a vote, so they only break ties.
   np.add.at(votes, (query, labels[found]), 1 + cosines / (2 * k + 1))
   return votes.argmax(axis=1).astype(labels.dtype)
 
@@ -152,7 +150,7 @@ def by_cell(
 def aligned_cells(
   labels: Int[np.ndarray, " N"], bias: Int[np.ndarray, " N"], shape: tuple[int, int]
 ) -> np.ndarray:
-  """Bool [K, A]: the attribute that most train images of a class have."""
+  """Bool [K, A], true at the attribute that most train images of a class have."""
   counts = np.zeros(shape, np.int64)
   np.add.at(counts, (labels, bias), 1)
   return np.arange(shape[1]) == counts.argmax(axis=1)[:, None]
@@ -161,9 +159,9 @@ def aligned_cells(
 def bias_metrics(
   cells: Float[np.ndarray, "K A"], aligned: np.ndarray
 ) -> dict[str, float]:
-  """Means over cells: all, those of the attribute a class mostly has, and the others.
+  """Mean accuracy of all cells, of the aligned cells, and of the others.
 
-  Every cell weighs the same, however many images it holds; empty cells are left out.
+  Every cell has one weight, however many images it holds; empty cells do not count.
   The mean over all is the unbiased accuracy of Bahng et al., ICML 2020,
   https://arxiv.org/abs/1910.02806.
   """
@@ -175,24 +173,24 @@ def bias_metrics(
 def clusters(
   embeddings: Float[np.ndarray, "N D"], labels: Int[np.ndarray, " N"], *, seed: int
 ) -> dict[str, float]:
-  r"""How well k-means finds the classes again: NMI and AMI.
+  r"""How well k-means recovers the classes: NMI and AMI.
 
-  The embeddings are scaled to unit length and parted into as many groups as they have
+  The embeddings are scaled to unit length and grouped into as many groups as there are
   classes.
 
   .. math::
     \text{NMI} = \frac{2\, I(G; Y)}{H(G) + H(Y)} \qquad
     \text{AMI} = \frac{I - \mathbb{E} I}{(H(G) + H(Y)) / 2 - \mathbb{E} I}
 
-  with G the groups, Y the classes, and the expectation over groups of the same sizes
-  drawn at random. NMI rises with the number of classes whatever the embeddings are; AMI
-  does not. One run of k-means, from k-means++ centers, is our choice; papers differ. It
-  takes time and memory of the order of N x K.
+  with G the groups, Y the classes, and the expectation over random groups of the same
+  sizes. NMI rises with the number of classes whatever the embeddings are; AMI does not.
+  One run of k-means, from k-means++ centers, is our choice; papers differ. Time and
+  memory are of the order of N x K.
 
   Args:
-    embeddings: any length; a zero row stays zero.
-    labels: class of each.
-    seed: of k-means.
+    embeddings: rows of any length; a zero row stays zero.
+    labels: class of each row.
+    seed: seed of k-means.
 
   Returns:
     Python floats under `nmi` and `ami`.
@@ -204,7 +202,7 @@ def clusters(
   lengths = np.linalg.norm(rows, axis=1, keepdims=True)
   rows = rows / np.where(lengths > 0, lengths, 1)
   count = len(np.unique(labels))
-  make: Any = KMeans  # whose types are guessed from its defaults
+  make: Any = KMeans  # pyright would infer its types from its defaults
   groups = make(count, n_init=1, random_state=seed).fit_predict(rows)
   return {
     "nmi": float(normalized_mutual_info_score(labels, groups)),
@@ -214,7 +212,7 @@ def clusters(
 
 def _scale(features):
   mean, deviation = features.mean(axis=0), features.std(axis=0)
-  # A feature that never moves says nothing: it stays 0.
+  # A constant feature says nothing: it becomes 0.
   inverse = np.divide(
     1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6
   )

@@ -1,9 +1,9 @@
 """Exact cosine search and its metrics, by blocks: never N x N in memory.
 
-A similarity is the float32 dot product of two rows scaled to unit length. Equal
-similarities are ranked by gallery index, the lower first, within and across blocks. A
-row searched among the others is excluded by its index: dropping the first neighbor
-instead keeps the row itself, and loses a duplicate, wherever a duplicate ranks first.
+A similarity is the float32 dot product of two rows scaled to unit length. Of equal
+similarities, the lower gallery index ranks first, within and across blocks. A row that
+is searched among the others is excluded by its index; to drop its first neighbor
+instead would lose a duplicate that ranks first.
 """
 
 import os
@@ -24,19 +24,17 @@ class Neighbors(NamedTuple):
   """The nearest rows of the gallery, the most similar first."""
 
   similarities: Float[np.ndarray, "Q k"]  # cosines, descending
-  indices: Int[np.ndarray, "Q k"]  # of gallery rows; of equals, the lower first
+  indices: Int[np.ndarray, "Q k"]  # gallery rows; the lower first if equally similar
 
 
-# Rows of queries and of gallery compared at once, unless the caller says otherwise.
-# Below 32 MB of similarities, malloc hands out the same memory again; on fresh pages a
-# fifth of the search's time goes to page faults.
+# Rows of queries and of gallery compared at once: below 32 MB of similarities, malloc
+# reuses its memory. On fresh pages, a fifth of the search's time goes to page faults.
 _BLOCK = (512, 12_288)
-# Neighbors that one block of queries may hold; more of them, and the block shrinks.
+# The most neighbors that one block of queries holds; for a large k it has fewer rows.
 _NEIGHBORS_HELD = 2**22
-# Rows whose selection NumPy does at once: their temporaries fit the processor's cache.
+# Rows that are merged at once: NumPy's temporaries for them fit the processor's cache.
 _ROWS_IN_CACHE = 32
-# Each worker holds a block of similarities of its own, so their number is bounded.
-_MOST_WORKERS = 8
+_MOST_WORKERS = 8  # each holds a block of similarities
 
 
 def search(
@@ -54,17 +52,16 @@ def search(
       excluded by index.
     k: neighbors a query, at most N (Q - 1 without a gallery).
     block: the most rows of queries and of gallery that are compared at once. A worker
-      (one on an accelerator; one a CPU core otherwise, eight at most) holds about
-      10 * block[0] * block[1] bytes. The result does not depend on it, beyond the
-      rounding of a dot product.
+      (one on an accelerator; one per CPU core otherwise, eight at most) holds about
+      10 * block[0] * block[1] bytes. The result does not depend on the block, except
+      for the rounding of a dot product.
 
   Returns:
-    Cosine similarities, float32, descending; and gallery indices, int32. Equal
-    similarities: the lower index first.
+    Cosine similarities, float32, descending; and gallery indices, int32.
 
   Raises:
-    ValueError: a shape, k or block that does not fit, or an embedding that is not
-      finite in float32.
+    ValueError: if a shape, k or the block does not fit, or an embedding is not finite
+      in float32.
   """
   unit_queries = _unit_rows(queries, "queries")
   if gallery is None:
@@ -77,8 +74,8 @@ def search(
   similarities = np.empty((len(unit_queries), k), np.float32)
   indices = np.empty((len(unit_queries), k), np.int32)
 
-  def store(rows: slice, found_similarities: np.ndarray, found: np.ndarray) -> None:
-    similarities[rows], indices[rows] = found_similarities, found
+  def store(rows: slice, cosines: np.ndarray, found: np.ndarray) -> None:
+    similarities[rows], indices[rows] = cosines, found
 
   _for_each_block(store, unit_queries, own, unit_gallery, k=k, block=block)
   return Neighbors(similarities, indices)
@@ -97,26 +94,26 @@ def evaluate(
   .. math::
     \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{R} \text{precision}@i \cdot \text{relevant}_i
 
-  R is the number of gallery rows of the query's class, the query itself left out;
-  recall@k is the share of queries with one of their class among the first k. Each is
-  a mean over the queries that have R > 0: a class of one image can be found by nobody.
-  The search goes as deep as the largest R or k asks; a few huge classes therefore cost
-  time, not memory: the blocks of queries shrink, down to a full sort of single rows.
+  R is the number of gallery rows of the query's class, without the query itself;
+  recall@k is the share of queries that have a row of their class among the first k.
+  Each metric is a mean over the queries with R > 0, since no other query can find a
+  match. The search goes as deep as the largest R or k. Huge classes cost time, not
+  memory: the blocks of queries shrink, down to a full sort of single rows.
 
   Args:
     queries: embeddings, any length and float type.
-    query_labels: class of each; rows with a label < 0 are padding and are ignored.
+    query_labels: class of each query; rows with a label < 0 are padding and ignored.
     gallery: rows to search; None searches each query among the other queries, itself
       excluded by index.
-    gallery_labels: class of each; rows with a label < 0 are ignored.
+    gallery_labels: class of each gallery row; rows with a label < 0 are ignored.
     ks: depths of recall.
 
   Returns:
     Python floats in [0, 1] under `recall@K`, `map@r` and `r_precision`.
 
   Raises:
-    ValueError: shapes that do not fit, a k larger than the gallery, an embedding that
-      is not finite in float32, or no query with a match in the gallery.
+    ValueError: if shapes or a k do not fit the gallery, an embedding is not finite in
+      float32, or no query has a match in the gallery.
 
   Source: Musgrave, Belongie, Lim, A Metric Learning Reality Check, ECCV 2020,
   arXiv 2003.08505.
@@ -135,25 +132,19 @@ def evaluate_with_neighbors(
   ks: Sequence[int] = (1, 2, 4, 8),
   k: int,
 ) -> tuple[dict[str, float], Neighbors]:
-  """What `evaluate` gives, and the k neighbors of each query, in one search.
+  """The metrics of `evaluate` and the k neighbors of each query, by one search.
 
   Queries without a match in the gallery have neighbors too, though no metric counts
-  them. Padding is neither searched for nor found: a query with a label < 0 has the
-  similarities -inf and the indices -1.
+  them. A padding query (label < 0) has the similarities -inf and the indices -1;
+  padding rows of the gallery are never found.
 
   Args:
-    queries: embeddings, any length and float type.
-    query_labels: class of each; rows with a label < 0 are padding.
-    gallery: rows to search; None searches each query among the other queries, itself
-      excluded by index.
-    gallery_labels: class of each; rows with a label < 0 are padding.
-    ks: depths of recall.
-    k: neighbors a query, at most the rows that are no padding (one less without a
-      gallery).
+    queries, query_labels, gallery, gallery_labels, ks: as in `evaluate`.
+    k: neighbors of a query, at most the rows without padding that it can find.
 
   Returns:
-    The metrics of `evaluate`, and the neighbors of `search`, whose indices count the
-    rows of the gallery as given, padding included.
+    The metrics of `evaluate`, and the neighbors of `search`. Indices count the rows of
+    the gallery as given, padding included.
 
   Raises:
     ValueError: as `evaluate` does.
@@ -161,12 +152,11 @@ def evaluate_with_neighbors(
   if (gallery is None) != (gallery_labels is None):
     raise ValueError("gallery and gallery_labels go together; only one was given")
   among = gallery is None
-  unit_queries, classes, query_rows = _labeled_rows(queries, query_labels, "queries")
-  unit_gallery, gallery_classes, gallery_rows = unit_queries, classes, query_rows
+  searched = _labeled_rows(queries, query_labels, "queries")
+  unit_queries, classes, query_rows = searched
   if gallery is not None and gallery_labels is not None:
-    unit_gallery, gallery_classes, gallery_rows = _labeled_rows(
-      gallery, gallery_labels, "gallery"
-    )
+    searched = _labeled_rows(gallery, gallery_labels, "gallery")
+  unit_gallery, gallery_classes, gallery_rows = searched
   for depth in ks:
     _check_k(depth, len(unit_gallery) - among, "each of ks")
   _check_k(k, len(unit_gallery) - among, "k")
@@ -189,17 +179,15 @@ def evaluate_with_neighbors(
     return _scores(hits, relevant[rows][counted], ks)
 
   depth = max([*ks, k, int(relevant.max())])
-  scores = _for_each_block(
-    score, unit_queries, own, unit_gallery, k=depth, block=_BLOCK
-  )
-  # By rows, not by blocks, whose size hangs on k: a sum of floats hangs on its order.
+  scores = _for_each_block(score, unit_queries, own, unit_gallery, k=depth)
+  # Over rows: a sum of block sums would round differently for another size of block.
   means = np.concatenate(scores).mean(axis=0)
   names = [*(f"recall@{k}" for k in ks), "map@r", "r_precision"]
   return dict(zip(names, means.tolist(), strict=True)), neighbors
 
 
 def _scores(hits: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-  """Scores ranked hits bool[b, depth]: recall at each k, MAP@R, R-precision."""
+  """Scores [b, metrics] of ranked hits bool[b, depth]: recalls, MAP@R, R-precision."""
   recall = [hits[:, :k].any(axis=1) for k in ks]
   hits = hits[:, : relevant.max(initial=0)]
   rank = np.arange(1, hits.shape[1] + 1)
@@ -216,12 +204,12 @@ def _for_each_block(
   gallery: np.ndarray,
   *,
   k: int,
-  block: tuple[int, int],
+  block: tuple[int, int] = _BLOCK,
 ) -> list[Result]:
   """Calls `consume(rows, similarities, indices)` for each block of unit queries.
 
-  `own` holds the gallery index that each query must not find, or -1. Blocks are made
-  equal before the last is padded, so that padding costs less than a row a block.
+  `own` holds the gallery index that each query must not find, or -1. All blocks have
+  one size, so that one program is compiled and the last block needs little padding.
   """
   if min(block) < 1:
     raise ValueError(f"block must hold at least one row of each, got {block}")
@@ -235,11 +223,10 @@ def _for_each_block(
 
   def one(start: int) -> Result:
     taken = slice(start, min(start + rows, len(queries)))
-    missing = rows - (taken.stop - start)
-    query = jnp.asarray(np.pad(queries[taken], ((0, missing), (0, 0))))
-    skip = jnp.asarray(np.pad(own[taken], (0, missing)), jnp.int32)
-    similarities, indices = select(query, skip, parts, len(gallery), k)
     size = taken.stop - start
+    query = jnp.asarray(np.pad(queries[taken], ((0, rows - size), (0, 0))))
+    skip = jnp.asarray(np.pad(own[taken], (0, rows - size)), jnp.int32)
+    similarities, indices = select(query, skip, parts, len(gallery), k)
     return consume(taken, similarities[:size], indices[:size])
 
   # On the CPU, one worker multiplies while another selects.
@@ -261,9 +248,9 @@ def _select_on_device(
 def _select_on_host(
   queries: Array, own: Array, parts: list[Array], count: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The same as `_select_on_device`, for the CPU, where XLA's top_k is slow.
+  """Does what `_select_on_device` does, on the CPU, where XLA's top_k is slow.
 
-  Works on keys that sort by (-similarity, index), so that any sort keeps the tie rule.
+  It sorts integers that hold similarity and index (`_key`), so ties rank by index.
   """
   best = np.empty((len(queries), 0), np.int64)
   for i, part in enumerate(parts):
@@ -279,11 +266,11 @@ def _select_on_host(
 def _similarities(
   queries: Array, own: Array, part: Array, offset: Array | int, count: Array | int
 ) -> Array:
-  """Cosines f32[b, columns]; -inf at padding and at a query's own index."""
+  """Cosines f32[b, columns]; -inf for padding and for a query's own index."""
   cosines = jnp.matmul(queries, part.T, precision=jax.lax.Precision.HIGHEST)
   column = (offset + jnp.arange(len(part)))[None, :]
   excluded = (column >= count) | (column == own[:, None])
-  # -0.0 is equal to 0.0 and must tie with it, but sorts below it.
+  # -0.0 must tie with 0.0, but its bits sort below.
   cosines = jnp.where(cosines == 0, 0.0, cosines)
   return jnp.where(excluded, -jnp.inf, cosines)
 
@@ -298,9 +285,10 @@ def _merge_on_device(
   offset: Array | int,
   count: Array | int,
 ) -> tuple[Array, Array]:
-  """Merges a part of the gallery into the best; ties keep the earlier, lower index."""
+  """Merges a part of the gallery into the best similarities and indices so far."""
   found = _similarities(queries, own, part, offset, count)
   columns = jnp.broadcast_to(offset + jnp.arange(len(part)), found.shape)
+  # top_k takes the first of equal values, which has the lower index.
   merged, at = jax.lax.top_k(jnp.concatenate([best, found], axis=1), best.shape[1])
   indices = jnp.concatenate([indices, columns.astype(jnp.int32)], axis=1)
   return merged, jnp.take_along_axis(indices, at, axis=1)
@@ -311,12 +299,13 @@ def _merge_on_host(
 ) -> np.ndarray:
   """Merges similarities [b, columns] into the best keys so far: sorted, i64[b, k]."""
   rows, columns = found.shape
-  # Strictly above: a later column that ties with the last of the best ranks behind it.
+  # Only the few values above the bound are sorted; an equal one would rank behind it.
   bound = _similarity_of(best[:, -1]) if best.size else _below_kth(found, k)
   flat = np.flatnonzero(found > bound[:, None])
   counts = np.diff(np.searchsorted(flat, np.arange(rows + 1) * columns))
   index = flat - np.repeat(np.arange(rows) * columns - offset, counts)
 
+  # Rows differ in their number of new keys; `_LAST_KEY` fills the shorter rows.
   merged, held = int(counts.max()), best.shape[1]
   keys = np.full((rows, max(k, held + merged)), _LAST_KEY)
   keys[:, :held] = best
@@ -327,10 +316,10 @@ def _merge_on_host(
 
 
 def _below_kth(found: np.ndarray, k: int) -> np.ndarray:
-  """A bound f32[b] that at least k of each row exceed (all finite ones, if fewer).
+  """A bound f32[b] that at least k values of each row exceed, or all finite values.
 
-  The k-th largest of the maxima of disjoint groups is no larger than the k-th largest
-  of the row, hardly smaller where groups are many, and cheaper to find.
+  It lies just below the k-th largest of the maxima of disjoint groups. That is at most
+  the k-th largest value of the row, hardly less where groups are many, and cheaper.
   """
   rows, columns = found.shape
   groups = columns // max(1, min(16, columns // (3 * k)))
@@ -343,13 +332,14 @@ def _below_kth(found: np.ndarray, k: int) -> np.ndarray:
 
 
 def _key(similarity: np.ndarray | np.float32, index: np.ndarray | np.int64):
-  """Packs float32 and index into int64 that sort by (-similarity, index)."""
+  """Packs similarity and index into an int64 that sorts by (-similarity, index)."""
   bits = similarity.view(np.int32)
-  ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats in order, as integers
+  # Bits of positive floats sort as integers; those of negative ones must be flipped.
+  ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
   return ((~ordered).astype(np.int64) << 32) | index
 
 
-# Follows every real neighbor; takes the free places of a row that has fewer than k.
+# Sorts after every real neighbor; fills the places of a row that has fewer than k.
 _LAST_KEY = _key(np.float32(-np.inf), np.int64(2**31 - 1))
 
 
@@ -359,7 +349,7 @@ def _similarity_of(key: np.ndarray) -> np.ndarray:
 
 
 def _even(count: int, most: int) -> int:
-  """Size of the fewest equal blocks of at most `most` rows."""
+  """The size of equal blocks, as few as `most` rows per block allow."""
   return -(-count // -(-count // most))
 
 
@@ -368,7 +358,7 @@ def _unit_rows(rows: Array | np.ndarray, name: str) -> np.ndarray:
     raise ValueError(f"{name} must be [rows, D] with a row at least, got {rows.shape}")
   with np.errstate(over="ignore"):  # a float64 too large is reported below
     rows = np.asarray(rows, np.float32)
-  # The largest entry first: the square of 1e-30 or 1e30 is no float32.
+  # By the largest entry first, since float32 cannot hold the square of 1e30.
   largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
   if not np.isfinite(largest).all():
     bad = int(np.argmin(np.isfinite(largest)))

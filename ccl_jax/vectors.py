@@ -1,4 +1,4 @@
-"""Rows as directions: float types wide enough to compute in, and unit length."""
+"""Vectors as directions: widened to float32, and scaled to unit length."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ from jaxtyping import Array, Float, Num
 
 __all__ = ["EPSILON", "unit", "widen"]
 
-# Rows shorter than this count as zero vectors; it bounds the gradient of `unit`.
+# Shorter rows are not scaled to unit length; this bounds the gradient of `unit`.
 EPSILON = 1e-6
 
 
 def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
-  """At least float32: half precision and integers are raised to it, float64 is kept."""
+  """Casts half precision and integers to float32; keeps float64."""
   return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 

@@ -6,16 +6,16 @@ import numpy as np
 
 from ccl_jax.data.examples import Examples
 
-_RANKS, _NOISE, _KEPT = 0, 1, 2  # the draws of this module
+_RANKS, _NOISE, _KEPT = 0, 1, 2  # a stream for each kind of draw
 
 
 def _stream(seed: int, draw: int) -> np.random.Generator:
-  """A spawned stream: seeds `(seed, epoch)` are those of the order of training."""
+  """A separate stream: the seeds `(seed, epoch)` are those of the order of training."""
   return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(draw,)))
 
 
 def tail_ranks(num_classes: int, *, seed: int) -> np.ndarray:
-  """The rank i64[K] of each class in the long tails of a seed; 0 keeps all images."""
+  """The rank i64[K] of each class in a seed's long tail; rank 0 keeps all images."""
   return _stream(seed, _RANKS).permutation(num_classes)
 
 
@@ -26,19 +26,19 @@ def long_tailed(
 
   .. math:: n'_k = \max(n_{min}, \mathrm{round}(n_k \, \rho^{-r_k / (K - 1)}))
 
-  of the n_k images of the class of rank r_k = 0..K-1 (`tail_ranks`), with the ratio
-  rho: all of the first class, and a part 1 / rho of the last. The exponential of the
-  reference, which has classes of one size; that each falls from its own size is our
-  choice.
+  images are kept of the n_k images of class k, whose rank is r_k = 0..K-1
+  (`tail_ranks`). The first class keeps all its images, the last a part 1 / rho. The
+  exponential is that of the reference, whose classes have one size; here each class
+  falls from its own size, which is our choice.
 
   Args:
-    examples: of K classes.
-    ratio: rho, 1 or more; 1 keeps all.
-    seed: of the classes' order and of the images that are kept.
-    min_images: of a class at least, or all that it has.
+    examples: examples of K classes.
+    ratio: rho, 1 or more; 1 keeps all images.
+    seed: seed of the order of classes and of the images that are kept.
+    min_images: a class keeps at least this many images, or all if it has fewer.
 
   Raises:
-    ValueError: a ratio below 1.
+    ValueError: if the ratio is below 1.
 
   References:
     Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
@@ -58,15 +58,15 @@ def long_tailed(
 
 
 def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examples:
-  """Gives a fraction of the examples the label of another class, each as likely.
+  """Gives a fraction of the examples a wrong label, each other class equally likely.
 
   Args:
-    examples: of K classes.
+    examples: N examples of K classes.
     fraction: round(fraction * N) examples get a wrong label.
-    seed: of which, and of their labels.
+    seed: seed of the choice of examples and of their labels.
 
   Raises:
-    ValueError: a fraction outside of 0..1, or no other class to take.
+    ValueError: if the fraction is outside of 0..1, or there is no other class.
   """
   if not 0 <= fraction <= 1:
     raise ValueError(f"fraction is {fraction}: give 0 to 1")

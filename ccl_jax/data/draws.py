@@ -1,4 +1,4 @@
-"""Random draws for a part of a batch, the same as for the whole batch."""
+"""Random draws for a part of a batch, equal to those of the whole batch."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ Number = int | float
 
 
 class RowDraws:
-  """Draws as NumPy's generator does, for a whole batch, and returns a part of its rows.
+  """Draws like NumPy's generator for a whole batch, and returns a part of the rows.
 
-  Every process draws for all rows of the batch, so that their generators stay alike.
-  The size is required, by name: a draw without a row for each image would differ
-  between processes.
+  Every process draws for all rows, so that the generators of all processes stay equal.
+  `size` is required and its first entry stands for the rows: a draw without a row for
+  each image would not fit the images of a process.
 
   Args:
-    rng: source of the draws.
-    rows: the part of the batch that is returned.
+    rng: the generator.
+    rows: the rows of the batch that are returned.
     total: rows of the whole batch.
   """
 
@@ -38,4 +38,4 @@ class RowDraws:
     return self._rng.standard_normal(size=self._whole(size), dtype=dtype)[self._rows]
 
 
-Draws = np.random.Generator | RowDraws  # of a whole batch, or of a part of it
+Draws = np.random.Generator | RowDraws  # for a whole batch, or for a part of it

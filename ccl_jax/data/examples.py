@@ -15,13 +15,13 @@ from ccl_jax.data.draws import Draws
 
 @runtime_checkable
 class Source(Protocol):
-  """Whatever holds the images."""
+  """Random access to images."""
 
   def __getitem__(self, index: int, /) -> Any:
     """A dict whose "image" is encoded bytes, a path, or u8[H,W] or u8[H,W,C]."""
 
 
-# Cuts an opened picture to a size, by draws of its own: `views.random_resized_crop`.
+# Cuts an opened picture to a size at a random place, as `views.random_resized_crop`.
 Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -37,25 +37,25 @@ class Decoded:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Examples:
-  """N labeled images of K classes, decoded when they are asked for.
+  """N labeled images of K classes, decoded when they are read.
 
   Attributes:
-    source: where the images are; any format and size that Pillow reads.
-    indices: i64[N], the place of each example in the source.
+    source: holds the images, in any format and size that Pillow reads.
+    indices: i64[N], the index of each example in the source.
     labels: i32[N] in 0..K-1.
     class_names: K names.
-    image_size: images of another size are resized until their shorter side has it
-      and cut to the central square; None leaves them as they are.
+    image_size: side of the images. An image of another size is resized so that its
+      shorter side has this length, and cut to the central square; None: no change.
     channels: 1 (gray) or 3 (RGB).
-    shorter_side: what the shorter side is resized to in place of image_size, before
-      the central square of image_size is cut out, as torchvision's Resize and
-      CenterCrop do: to the same pixels but for rounding, and for a JPEG that is shrunk
-      to half or less, whose decoder is asked for fewer pixels.
-    bias: i32[N] or None, an attribute that may stand in for the label without being
-      it, as the color of a background; never part of a batch.
-    bias_names: of the values of `bias`.
-    groups: i32[N] or None, a number that examples share where they are pictures of one
-      thing, as two warps of a drawing; None where each shows a thing of its own.
+    shorter_side: length of the shorter side after resizing, if it is not image_size;
+      the central square of image_size is then cut out, as torchvision's Resize and
+      CenterCrop do. The pixels are the same except for rounding; a JPEG that shrinks
+      to half or less also differs, since it is decoded at a lower resolution.
+    bias: i32[N] or None, a misleading attribute that often agrees with the label, such
+      as the color of the background; never part of a batch.
+    bias_names: names of the values of `bias`.
+    groups: i32[N] or None, a number that pictures of one thing share, such as two
+      warps of a drawing; None where each example shows a thing of its own.
   """
 
   source: Source
@@ -82,16 +82,12 @@ class Examples:
         f"indices {self.indices.shape} and labels {self.labels.shape}: give two"
         " vectors of one length"
       )
-    if self.bias is not None and self.bias.shape != self.labels.shape:
-      raise ValueError(
-        f"bias {self.bias.shape} and labels {self.labels.shape}: give a value of the"
-        " attribute for each example"
-      )
-    if self.groups is not None and self.groups.shape != self.labels.shape:
-      raise ValueError(
-        f"groups {self.groups.shape} and labels {self.labels.shape}: give the group of"
-        " each example"
-      )
+    for name, values in (("bias", self.bias), ("groups", self.groups)):
+      if values is not None and values.shape != self.labels.shape:
+        raise ValueError(
+          f"{name} {values.shape} and labels {self.labels.shape}: give the {name} of"
+          " each example"
+        )
 
   @property
   def num_classes(self) -> int:
@@ -99,7 +95,7 @@ class Examples:
 
   @property
   def ids(self) -> list[str]:
-    """The path of each example where its source has paths, else its number there."""
+    """The path of each example if the source has paths, else its index there."""
     paths = getattr(self.source, "paths", None)
     return [str(i) if paths is None else paths[i] for i in self.indices.tolist()]
 
@@ -113,13 +109,13 @@ class Examples:
     return {"image": pixels, "label": self.labels[index]}
 
   def check(self, index: int) -> None:
-    """Reads no more of an image than its header; ValueError names an unreadable one."""
+    """Reads only an image's header; ValueError names an unreadable image."""
     with self._opened(index):
       pass
 
   @contextlib.contextmanager
   def _opened(self, index: int) -> Iterator[np.ndarray | Image.Image]:
-    """An image as the source holds it, or opened; errors name the image."""
+    """An array as the source holds it, or an opened picture; errors name the image."""
     record = int(self.indices[index])
     image = self.source[record]["image"]
     try:
@@ -141,12 +137,12 @@ class Examples:
     crop: Crop | None = None,
     rng: Draws | None = None,
   ) -> dict[str, np.ndarray]:
-    """The examples of some rows i64[B]: {"image": u8[B,H,W,C], "label": i32[B]}.
+    """Reads a batch {"image": u8[B,H,W,C], "label": i32[B]}.
 
     Args:
-      rows: which.
-      crop: what gives the images their size, in place of image_size.
-      rng: source of a generator for each crop.
+      rows: i64[B], the rows of the examples to read.
+      crop: cuts the images to their size, in place of image_size.
+      rng: draws the seed of each crop.
     """
     if isinstance(self.source, Decoded) and crop is None:
       images = self.source.images[self.indices[rows]]
@@ -181,13 +177,13 @@ class Examples:
     with self._opened(row) as image:
       if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-      # A part of a picture is turned upright as the whole would be.
+      # The crop comes first: it is turned upright as the whole picture would be.
       cropped = ImageOps.exif_transpose(crop(image, rng)).convert(self._mode)
       return np.asarray(cropped).reshape(cropped.height, cropped.width, self.channels)
 
   def _pixels(self, picture: Image.Image) -> np.ndarray:
     size, side = self.image_size, self.shorter_side or self.image_size
-    if side:  # JPEG: decode no more pixels than needed.
+    if side:  # a JPEG then decodes no more pixels than needed
       picture.draft(self._mode, (side, side))
     picture = ImageOps.exif_transpose(picture).convert(self._mode)
     if size and self.shorter_side:
@@ -202,7 +198,7 @@ class Examples:
     return "L" if self.channels == 1 else "RGB"
 
   def subset(self, classes: Sequence[int] | np.ndarray) -> "Examples":
-    """The examples of some classes, in order; `classes[i]` becomes class i."""
+    """The examples of the given classes, in order; `classes[i]` becomes class i."""
     places = np.full(self.num_classes, -1, np.int32)
     places[classes] = np.arange(len(classes))
     kept = self.rows(np.flatnonzero(places[self.labels] >= 0))
@@ -213,7 +209,7 @@ class Examples:
     )
 
   def rows(self, rows: np.ndarray) -> "Examples":
-    """Some of the examples i64[n], of the same classes."""
+    """The examples of the given rows i64[n]; the classes stay the same."""
     return dataclasses.replace(
       self,
       indices=self.indices[rows],
@@ -223,7 +219,7 @@ class Examples:
     )
 
   def rows_of_classes(self) -> list[np.ndarray]:
-    """The rows i64[n] of each class, in order; K arrays, some of them perhaps empty."""
+    """The rows i64[n] of each class, in order: K arrays, which may be empty."""
     counts = np.bincount(self.labels, minlength=self.num_classes)
     return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(counts)[:-1])
 
@@ -235,7 +231,10 @@ class Examples:
 
 
 def _central(picture: Image.Image, size: int, side: int) -> Image.Image:
-  """The central square of a picture that was resized to a shorter side, in one go."""
+  """Resizes the shorter side to `side`, and cuts out the central square, in one call.
+
+  `resize` maps a box of the picture to the result, so the square is mapped back.
+  """
   before = np.array(picture.size)
   after = side * before // before.min()
   corner = np.array([round((length - size) / 2) for length in after.tolist()])
@@ -246,18 +245,18 @@ def _central(picture: Image.Image, size: int, side: int) -> Image.Image:
 def hold_out_images(
   examples: Examples, fraction: float, *, seed: int
 ) -> tuple[Examples, Examples | None]:
-  """Splits validation images off, where train and test images share their classes.
+  """Splits off validation images, where train and test images share their classes.
 
   Args:
     examples: train examples.
-    fraction: of the images to hold out; round(fraction * N) of them. 0 holds none.
-    seed: of the permutation of the images.
+    fraction: share of the images to hold out, round(fraction * N) images.
+    seed: seed of the permutation of the images.
 
   Returns:
     (kept, held out), each of all classes; held out is None at fraction 0.
 
   Raises:
-    ValueError: fewer than two images on a side.
+    ValueError: if a side has fewer than two images.
   """
   if fraction == 0:
     return examples, None
@@ -268,18 +267,18 @@ def hold_out_images(
 def hold_out_of_classes(
   examples: Examples, fraction: float, *, seed: int
 ) -> tuple[Examples, Examples]:
-  """Splits a part of each class off; examples of one group stay together.
+  """Splits off a part of each class; examples of one group stay together.
 
   Args:
     examples: train examples.
-    fraction: of each class to hold out: round(fraction * n) of its n groups.
-    seed: of which.
+    fraction: share of each class to hold out, round(fraction * n) of its n groups.
+    seed: seed of the choice.
 
   Returns:
     (kept, held out), each of all classes.
 
   Raises:
-    ValueError: nothing on a side.
+    ValueError: if a side is empty.
   """
   groups = np.arange(len(examples)) if examples.groups is None else examples.groups
   rng = np.random.default_rng(seed)
@@ -298,18 +297,18 @@ def hold_out_of_classes(
 def hold_out_classes(
   examples: Examples, fraction: float, *, seed: int
 ) -> tuple[Examples, Examples | None]:
-  """Splits validation classes off, to choose models without the test classes.
+  """Splits off validation classes, to choose models without the test classes.
 
   Args:
     examples: train examples of K classes.
-    fraction: of the classes to hold out; round(fraction * K) of them. 0 holds none.
-    seed: of the permutation of the classes.
+    fraction: share of the classes to hold out, round(fraction * K) classes.
+    seed: seed of the permutation of the classes.
 
   Returns:
-    (kept, held out), each with labels 0.. of its own; held out is None at fraction 0.
+    (kept, held out), each with its own labels from 0; held out is None at fraction 0.
 
   Raises:
-    ValueError: fewer than two classes on a side.
+    ValueError: if a side has fewer than two classes.
   """
   if fraction == 0:
     return examples, None
@@ -320,7 +319,7 @@ def hold_out_classes(
 def _hold_out(
   total: int, what: str, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which of 0..total-1 are kept and which held out, each in order."""
+  """Splits 0..total-1 into (kept, held out), each in order."""
   held = round(fraction * total)
   if not 2 <= held <= total - 2:
     raise ValueError(

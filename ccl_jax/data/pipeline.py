@@ -32,40 +32,40 @@ def train_batches(
 ) -> grain.IterDataset[Batch]:
   """Endless batches, shuffled anew each epoch; batch t is a function of (seed, t).
 
-  A batch may end one epoch and open the next: no example is dropped, and each run of
-  len(examples) rows, counted from the first, is a permutation.
+  A batch may end one epoch and begin the next: no example is dropped, and each epoch is
+  a permutation of all examples.
 
-  With `images_per_class` M a batch has P = batch_size / M classes with M images each,
-  side by side. Every ceil(K / P) batches visit all K classes that have images; where P
-  does not divide K, the last of these batches fills up with classes that were visited,
-  taken in rotation. A class goes through its images in the same way, M at each visit:
-  none is repeated before all were shown. A class of fewer than M images shows all of
-  them at each visit, and some again to make up M.
+  With `images_per_class` M, a batch has P = batch_size / M classes with M images each,
+  side by side. Every ceil(K / P) batches visit all K classes that have images. Where P
+  does not divide K, the last of these batches is filled up with classes that were
+  visited before, in rotation. A class shows its images in the same way, M at each
+  visit: no image is repeated before all were shown. A class of fewer than M images
+  shows all of them at each visit, and repeats images until there are M.
 
   Args:
-    examples: what to train on.
+    examples: the examples to train on.
     batch_size: images of the global batch.
-    seed: of the order and of the views.
-    view: applied to the images of each batch; see `views`. None leaves them.
-    crop: gives each image its size as it is decoded, as `views.random_resized_crop`
-      does; None leaves that to the examples.
-    num_views: V; each image takes V rows of the batch, side by side, and each row its
-      own draw of the view.
+    seed: seed of the order and of the views.
+    view: a function that alters the images of a batch; see `views`. None: no change.
+    crop: cuts each image to its size while it is decoded, as
+      `views.random_resized_crop`; None leaves the size to the examples.
+    num_views: V; each image takes V rows of the batch, side by side, and the view is
+      drawn anew for each row.
     images_per_class: M; None shuffles the examples whatever their classes.
-    num_workers: processes that read and decode; 0 works in threads of this process.
-    process_index: of this process among those that share a batch.
-    process_count: how many do. Process p gets its p-th part, batch_size //
-      process_count images: together exactly the batch of a single process.
+    num_workers: processes that read and decode; 0 uses threads of this process.
+    process_index: this process's number among the processes that share a batch.
+    process_count: number of these processes. Process p gets the p-th part of a batch,
+      batch_size // process_count images; together they get the batch of one process.
 
   Returns:
     A dataset of {"image": u8[b,H,W,C], "label": i32[b], "example": i32[b]}, where
-    `example` is the place of the row's image in `examples`. `iter` of it has
-    `get_state` and `set_state`, to go on in the middle of an epoch.
+    `example` is the row of the image in `examples`. Its iterator has `get_state` and
+    `set_state`, which resume it in the middle of an epoch.
 
   Raises:
-    ValueError: a batch larger than the data or not divisible by the processes, a label
-      outside of 0..K-1, several views where there is no view to draw, or a batch that
-      is not of P different classes with M images each.
+    ValueError: if the batch is larger than the data, does not divide among the
+      processes, or cannot hold P different classes with M images each; if a label is
+      outside of 0..K-1; or if there are several views and no view to draw.
   """
   if not 0 < batch_size <= len(examples):
     raise ValueError(
@@ -110,18 +110,17 @@ def eval_batches(
   """Each example once, in order, in batches of one size.
 
   Args:
-    examples: what to embed.
+    examples: the examples to embed.
     batch_size: rows of each global batch.
-    process_index: of this process among those that share a batch.
-    process_count: how many do. Process p gets its p-th part.
+    process_index, process_count: as in `train_batches`.
 
   Returns:
     A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. The last batch is filled up
     with black images of label -1.
 
   Raises:
-    ValueError: no examples, a batch_size below 1 or not divisible by the processes, or
-      a label outside of 0..K-1.
+    ValueError: if there are no examples, batch_size is below 1 or does not divide among
+      the processes, or a label is outside of 0..K-1.
   """
   if batch_size < 1 or not len(examples):
     raise ValueError(
@@ -144,7 +143,7 @@ def eval_batches(
 
 
 def _rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
-  """A process's rows of a batch that the processes share evenly."""
+  """The rows of a global batch that one process gets; all get equally many."""
   if batch_size % process_count:
     fits = max(batch_size // process_count, 1) * process_count
     raise ValueError(
@@ -163,7 +162,7 @@ def _rows_of(batch_size: int, process_index: int, process_count: int) -> slice:
 def _prefetched(
   dataset: grain.MapDataset[Batch], examples: Examples
 ) -> grain.IterDataset[Batch]:
-  # More threads than one only help to decode: Pillow lets go of the interpreter there.
+  # Several threads only help to decode, since Pillow releases the interpreter's lock.
   threads = 1 if isinstance(examples.source, Decoded) else 8
   return dataset.to_iter_dataset(
     grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -172,10 +171,10 @@ def _prefetched(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Load:
-  """From a step to one process's rows of its batch; travels to workers."""
+  """Maps a step to one process's rows of its batch; pickled for worker processes."""
 
   examples: Examples
-  order: Callable[[int], np.ndarray]  # from a step to the rows of its global batch
+  order: Callable[[int], np.ndarray]  # maps a step to the examples of its global batch
   rows: slice
   num_views: int
 
@@ -189,7 +188,7 @@ class _Load:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _LoadCropped(_Load):
-  """The same, with images cropped as they are decoded, each view for itself."""
+  """Does the same, and crops images as they are decoded, by one draw for each view."""
 
   batch_size: int
   crop: Crop
@@ -203,13 +202,13 @@ class _LoadCropped(_Load):
 
 
 def _of_views(rows: slice, num_views: int) -> slice:
-  """The rows of a batch that the views of some of its images take."""
+  """The rows that the views of a range of images take, where views lie side by side."""
   return slice(rows.start * num_views, rows.stop * num_views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _View:
-  """Applies a view to one process's rows of a batch; travels to workers."""
+  """Applies a view to one process's rows of a batch; pickled for worker processes."""
 
   view: View
   batch_size: int
@@ -222,10 +221,10 @@ class _View:
 
 @dataclasses.dataclass(frozen=True)
 class _Shuffled:
-  """From a step to rows i64[batch_size]; travels to workers.
+  """Maps a step to shuffled rows i64[batch_size]; pickled for worker processes.
 
-  Whole epochs are permuted at once: Grain's own shuffle looks rows up one by one, which
-  costs as much as a small network's step.
+  It permutes a whole epoch at once: Grain's own shuffle looks rows up one by one, which
+  costs as much as a step of a small network.
   """
 
   seed: int
@@ -269,12 +268,12 @@ def _by_class(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _ByClass:
-  """From a step to rows i64[P * M] of P classes; travels to workers."""
+  """Maps a step to rows i64[P * M] of P classes; pickled for worker processes."""
 
   seed: int
-  num_classes: int  # P, of a batch
-  num_images: int  # M, of a class
-  rows_of: tuple[np.ndarray, ...]  # of each class that has images
+  num_classes: int  # P, classes in a batch
+  num_images: int  # M, images of a class in a batch
+  rows_of: tuple[np.ndarray, ...]  # the rows of each class that has images
 
   def __call__(self, step: int) -> np.ndarray:
     turn = _turn((self.seed, 0), len(self.rows_of), self.num_classes, step)
@@ -293,37 +292,37 @@ class _ByClass:
 def _turn(
   key: tuple[int, ...], total: int, size: int, turn: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which `size` different ones of `total` have a turn, and how many each had before.
+  """The `size` items, of 0..total-1, that have a turn; and how many turns each had.
 
-  A round of ceil(total / size) turns has each once, and in its last turn as many a
-  second time as fill it. These are taken in rotation, so that how often each was taken
-  before is known without going through the rounds.
+  A round is ceil(total / size) turns. Each item has one turn in a round; the last turn
+  also holds `extra` items for a second time, which fill it up. Over the rounds, second
+  turns go to items in rotation: 0, 1, 2, ... So the number of earlier turns of an item
+  is a formula, and a resumed run need not replay the rounds before.
   """
   turns = -(-total // size)
   number, place = divmod(turn, turns)
   extra = turns * size - total
   taken = _round(key, total, size, number)[place * size : (place + 1) * size]
-  # Of the number * extra places of earlier rounds' rotation: those that were its own.
+  # One turn in each earlier round, and the second turns: the rotation has gone through
+  # number * extra items, and item i was every total-th of them, from the i-th on.
   times = number + (number * extra + total - 1 - taken) // total
   if place == turns - 1:
     times[size - extra :] += 1
   return taken, times
 
 
-# The order of a class is read again at its next visit: about as many as have classes.
+# The next visit of a class reads its round again, so the cache holds one per class.
 @functools.lru_cache(maxsize=2**14)
 def _round(key: tuple[int, ...], total: int, size: int, number: int) -> np.ndarray:
-  """The turns of a round, one after the other."""
+  """The items of a round, in the order of their turns."""
   order = np.random.default_rng((*key, number)).permutation(total)
   extra = -total % size
   twice = (number * extra + np.arange(extra)) % total
-  # The last turn has them for the second time, so it is not to have them for the first.
-  may_end = np.ones(total, bool)
-  may_end[twice] = False
-  last = order[may_end[order]][: size - extra]
-  early = np.ones(total, bool)
-  early[last] = False
-  return np.concatenate([order[early[order]], last, twice])
+  # The last turn holds the items of `twice` for the second time. A turn has different
+  # items, so their first time must be in an earlier turn.
+  last = order[~np.isin(order, twice)][: size - extra]
+  early = order[~np.isin(order, last)]
+  return np.concatenate([early, last, twice])
 
 
 def _check_labels(examples: Examples) -> None:

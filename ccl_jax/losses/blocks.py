@@ -1,18 +1,21 @@
 """The sum over the other classes, which every class softmax shares.
 
-It is taken at once where B x K logits are few, and by blocks of classes above that:
-what is then held beside inputs and outputs is a few arrays of B x block_size and
-block_size x D. The running softmax is that of FlashAttention (Dao et al., 2022,
-https://arxiv.org/abs/2205.14135), with two changes. The own class stays out of it, so
-that neither a margin nor a loss near zero costs precision. And the first pass also
-gathers the gradient in the embeddings, which therefore costs two matrix products in
-all; only trained centers take a second pass.
+The sum is taken at once where the B x K logits are few, and by blocks of classes where
+they are many. By blocks, only a few arrays of B x block_size and block_size x D are
+held beside inputs and outputs. The running softmax is that of FlashAttention (Dao et
+al., 2022, https://arxiv.org/abs/2205.14135), with two changes. The own class stays out
+of the sum, so that neither a margin nor a loss near zero costs precision. And the first
+pass also computes the gradient in the embeddings, so that loss and gradient cost two
+matrix products together; only trained centers need a second pass.
 
-With a `sample_rate` below 1 only a random part of the blocks is gone through, in the
-manner of Partial FC (An et al., 2022, https://arxiv.org/abs/2203.15565).
+With a `sample_rate` below 1, a step visits a random part of the blocks only, as in
+Partial FC (An et al., 2022, https://arxiv.org/abs/2203.15565).
 
-On a `ClassMesh` each device goes through its own range of classes for all rows of its
-group; maxima and sums over the ranges make the softmax over all classes out of them.
+On a `ClassMesh`, each device visits its own range of classes for all rows of its group;
+a maximum and a sum over the devices then join the ranges into one softmax.
+
+Letters after an underscore are the axes of a local array: B rows of the batch, C
+classes of one block, D dimensions.
 """
 
 import math
@@ -37,35 +40,36 @@ from ccl_jax.vectors import unit
 
 __all__ = ["Contrast", "Over", "contrast"]
 
-# Logits up to which the sum is taken at once. A choice between two measured sizes: both
-# ways are even at 16 x 999, and blocks are ahead at 128 x 11,264.
+# The most logits for which the sum is taken at once. Our choice lies between two
+# measured sizes: both ways are even at 16 x 999, and blocks win at 128 x 11,264.
 MOST_LOGITS = 2**20
 
 
 class Over(TypedDict, total=False):
-  """How the sum over the other classes is taken; every loss gives the same numbers.
+  """How the sum over the other classes is taken; the loss is the same in every way.
 
-  Taken at once, a loss can be differentiated in every mode; by blocks, in reverse mode,
-  in embeddings and class vectors: without a gradient, with the one in the embeddings
-  alone, and with both, it takes one, two and four products of 2BKD operations.
+  Taken at once, a loss can be differentiated in every mode. By blocks, it can be
+  differentiated in reverse mode, in embeddings and class vectors; it takes one product
+  of 2BKD operations without a gradient, two with the gradient in the embeddings, and
+  four with both gradients.
 
   Keys:
-    block_size: classes a block; K need not be a multiple of it, and K or more take the
-      sum at once. Left out: all at once up to `MOST_LOGITS` logits; above that 1024 on
-      a CPU, whose cache then holds a block, and 4096 elsewhere, to launch fewer
-      kernels.
+    block_size: classes in a block; K need not be a multiple of it. A block of K classes
+      or more takes the sum at once. Default: all at once up to `MOST_LOGITS` logits;
+      above that, 1024 classes on a CPU, whose cache then holds a block, and 4096
+      elsewhere, to launch fewer kernels.
     product_dtype: the type in which large products are multiplied, for instance
-      `jnp.bfloat16`; their sums stay in float32. Left out: the type of the embeddings.
+      `jnp.bfloat16`; their sums stay in float32. Default: the type of the embeddings.
     mesh: lays the classes out over devices. The class vectors then have `mesh.num_rows`
       rows, of which the first K are classes, and B is a multiple of all devices;
       embeddings and labels are those of the global batch, as under `jit` with
       shardings. Without a mesh the class vectors lie on one device, or whole on each.
-    sample_rate: the part, in (0, 1], of the blocks of other classes that is gone
-      through. Below 1, their sum of exponentials is scaled up to all: an unbiased
-      estimate of that sum. The loss itself is then too small on average, since the
-      logarithm is concave, and nearer the higher the rate. The own class is always
-      there. The gradient is that of the estimate; time shrinks with the rate.
-    key: which blocks; needed where `sample_rate` is below 1.
+    sample_rate: the share, in (0, 1], of the blocks of other classes that is visited.
+      Below 1, the sum of their exponentials is scaled up, which is an unbiased estimate
+      of the sum over all blocks. The loss is then too small on average, since the
+      logarithm is concave; a higher rate makes the error smaller. The own class always
+      takes part. The gradient is that of the estimate; time shrinks with the rate.
+    key: draws the blocks; needed where `sample_rate` is below 1.
   """
 
   block_size: int | None
@@ -78,14 +82,14 @@ class Over(TypedDict, total=False):
 class Contrast(NamedTuple):
   """A batch against its own classes and all others."""
 
-  embeddings: Float[Array, "B D"]  # of unit length, zero for padding
-  own: Float[Array, "B D"]  # the own classes' vectors, of unit length
+  embeddings: Float[Array, "B D"]  # unit rows; zero for padding
+  own: Float[Array, "B D"]  # the unit vector of each row's own class
   others: Float[Array, " B"]  # log of the sum of e^(scale * cosine) over the others
   num_classes: int  # K, without the padding of a mesh
 
 
 class _How(NamedTuple):
-  """`Over` with its defaults, but for the key: all that is not an array."""
+  """`Over` with its defaults filled in, without the key, which is an array."""
 
   block_size: int | None
   product_dtype: DTypeLike | None
@@ -104,8 +108,8 @@ def contrast(
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
-    labels: [B]; one that is no class gives numbers that a loss has to mask.
-    class_vectors: [K, D], any length; scaled, and widened, a block at a time.
+    labels: [B]; a label that is no class gives numbers that the loss has to mask.
+    class_vectors: [K, D], any length; scaled and widened one block at a time.
     scale: the inverse temperature.
     over: how the sum is taken.
 
@@ -130,7 +134,7 @@ def contrast(
 
 
 def _check(how: _How, key):
-  """The key, where one is needed."""
+  """Checks the options; returns the key if blocks are to be drawn, else None."""
   if how.block_size is not None and how.block_size < 1:
     raise ValueError(f"block_size={how.block_size}: a block holds at least 1 class")
   if not 0 < how.sample_rate <= 1:
@@ -141,7 +145,7 @@ def _check(how: _How, key):
 
 
 def _num_classes(class_vectors, mesh: ClassMesh | None) -> int:
-  """K, which is less than the rows of a padded bank."""
+  """K; on a mesh, the class vectors may have padding rows after the K-th row."""
   if mesh is None:
     return len(class_vectors)
   if len(class_vectors) != mesh.num_rows:
@@ -153,7 +157,7 @@ def _num_classes(class_vectors, mesh: ClassMesh | None) -> int:
 
 
 def _few(num_rows: int, num_classes: int, how: _How) -> bool:
-  """Whether the sum is taken at once."""
+  """Whether the logits are few enough to take the sum at once."""
   if how.mesh is not None or how.sample_rate < 1:
     return False
   if how.block_size is not None:
@@ -162,13 +166,13 @@ def _few(num_rows: int, num_classes: int, how: _How) -> bool:
 
 
 def _at_once(queries, labels, centers, key, how: _How):
-  """All B x K logits, and derivatives of any kind by JAX itself."""
+  """Holds all B x K logits; JAX derives it in every mode."""
   del key
-  logits = _product(queries, unit(centers).T, how)
+  logits_BK = _product(queries, unit(centers).T, how)
   # Not -inf: with no other class at all, -inf - -inf would be NaN.
-  own = _left_out(labels, jnp.int32(0), centers, how)
-  logits = jnp.where(own, jnp.finfo(logits.dtype).min, logits)
-  return jax.nn.logsumexp(logits, axis=-1), unit(centers[labels])
+  own_BK = _left_out(labels, jnp.int32(0), centers, how)
+  logits_BK = jnp.where(own_BK, jnp.finfo(logits_BK.dtype).min, logits_BK)
+  return jax.nn.logsumexp(logits_BK, axis=-1), unit(centers[labels])
 
 
 def _value(
@@ -180,15 +184,16 @@ def _value(
 ) -> tuple[Float[Array, " B"], Float[Array, "B D"]]:
   r""":math:`\log \sum_{k \ne y_i} e^{q_i \cdot c_k}`, and c_y, with c of unit length.
 
-  The own centers are an output, so that the backward pass adds their gradient in place
-  to that of the others: gathered apart, it would be a second array of K x D.
+  The own centers are an output too, so that the backward pass can add their gradient in
+  place to that of the other centers. A separate lookup outside of this function would
+  make JAX hold a second gradient of K x D.
   """
   log_sum, _ = _softmax_over_others(queries, labels, centers, key, how, with_mean=False)
   return log_sum, _own_centers(labels, centers, how)
 
 
 def _forward(queries, labels, centers, key, how):
-  # symbolic_zeros wraps each argument, to say whether it is differentiated.
+  # symbolic_zeros wraps each argument; `perturbed` says whether it is differentiated.
   key = None if key is None else key.value
   arrays = queries.value, labels.value, centers.value, key
   log_sum, mean = _softmax_over_others(*arrays, how, with_mean=queries.perturbed)
@@ -199,6 +204,7 @@ def _forward(queries, labels, centers, key, how):
 def _backward(how, residuals, cotangents):
   log_sum, mean, arrays = residuals
   by_log_sum, by_own = cotangents
+  # The gradient of a log-sum-exp is the mean center under the softmax.
   by_queries = None if mean is None else by_log_sum[:, None] * mean
   if arrays is None:
     return by_queries, None, None, None
@@ -216,6 +222,7 @@ def _own_centers(labels, centers, how: _How) -> Float[Array, "B D"]:
   if (mesh := how.mesh) is None:
     return unit(centers[labels])
 
+  # Each label's center lies on one device of the group; the others add zeros.
   def from_the_owners(labels, rows):
     places = class_mesh.gather_classes(labels) - mesh.first_class()
     here = (places >= 0) & (places < len(rows))
@@ -236,7 +243,9 @@ def _softmax_over_others(queries, labels, centers, key, how: _How, *, with_mean:
     part, mean = _softmax_over_range(
       queries, labels, rows, _of_range(key), how, with_mean=with_mean
     )
-    # A range that holds no other class has a sum of 0, whose log is no maximum.
+    # The softmax of each range is relative to its own sum; `share` is the weight of
+    # this range. A range without another class has the log-sum -inf: the maximum is
+    # kept finite, since -inf - -inf would be NaN.
     lowest = jnp.finfo(part.dtype).min
     highest = jnp.maximum(jax.lax.pmax(part, CLASS_AXIS), lowest)
     share = jnp.exp(part - highest)
@@ -252,40 +261,45 @@ def _softmax_over_others(queries, labels, centers, key, how: _How, *, with_mean:
 
 
 def _of_range(key):
-  """A key of this device's own range; inside of `map_over`."""
+  """The key of this device's range of classes; to be called inside `map_over`."""
   return (
     None if key is None else jax.random.fold_in(key, jax.lax.axis_index(CLASS_AXIS))
   )
 
 
 def _softmax_over_range(queries, labels, centers, key, how: _How, *, with_mean: bool):
-  """The same over the classes at hand; a label out of their range is no class of it."""
+  """`_softmax_over_others` on one device, whose labels count from its first class.
 
-  def visit(carry, start, rows, log_weight):
-    highest, total, weighted = carry
-    directions = unit(rows)
-    logits = _product(queries, directions.T, how) + log_weight
-    logits = jnp.where(_left_out(labels, start, rows, how), -jnp.inf, logits)
-    new_highest = jnp.maximum(highest, logits.max(axis=-1))
-    decay = jnp.exp(highest - new_highest)
-    terms = jnp.exp(logits - new_highest[:, None])
-    total = decay * total + terms.sum(axis=-1)
+  A label outside of the device's range leaves no class out.
+  """
+
+  def visit(carry, start, rows_CD, log_weight):
+    highest_B, total_B, weighted_BD = carry
+    unit_CD = unit(rows_CD)
+    logits_BC = _product(queries, unit_CD.T, how) + log_weight
+    logits_BC = jnp.where(_left_out(labels, start, rows_CD, how), -jnp.inf, logits_BC)
+    # All sums are relative to the highest logit so far, so that no exponential
+    # overflows. Where a block raises it, the earlier sums shrink by `decay`.
+    new_highest_B = jnp.maximum(highest_B, logits_BC.max(axis=-1))
+    decay_B = jnp.exp(highest_B - new_highest_B)
+    terms_BC = jnp.exp(logits_BC - new_highest_B[:, None])
+    total_B = decay_B * total_B + terms_BC.sum(axis=-1)
     if with_mean:
-      weighted = decay[:, None] * weighted + _product(terms, directions, how)
-    return new_highest, total, weighted
+      weighted_BD = decay_B[:, None] * weighted_BD + _product(terms_BC, unit_CD, how)
+    return new_highest_B, total_B, weighted_BD
 
-  zeros = jnp.zeros_like(queries[:, 0])
-  # Not -inf: -inf - -inf would be NaN where the own class is all that was seen so far.
-  lowest = jnp.full_like(zeros, jnp.finfo(zeros.dtype).min)
-  carry = lowest, zeros, jnp.zeros_like(queries) if with_mean else None
-  highest, total, weighted = _fold(visit, carry, centers, key, how)
+  zeros_B = jnp.zeros_like(queries[:, 0])
+  # Not -inf: -inf - -inf would be NaN while a row has seen no class but its own.
+  lowest_B = jnp.full_like(zeros_B, jnp.finfo(zeros_B.dtype).min)
+  carry = lowest_B, zeros_B, jnp.zeros_like(queries) if with_mean else None
+  highest_B, total_B, weighted_BD = _fold(visit, carry, centers, key, how)
   # The highest term is 1, so the sum is at least 1 unless there is no other class.
-  mean = weighted / jnp.maximum(total, 1)[:, None] if with_mean else None
-  return highest + jnp.log(total), mean
+  mean_BD = weighted_BD / jnp.maximum(total_B, 1)[:, None] if with_mean else None
+  return highest_B + jnp.log(total_B), mean_BD
 
 
 def _by_centers(centers, of_rows, key, how: _How):
-  """The gradient in the centers, [K, D]."""
+  """The gradient in all centers, [K, D]."""
   if (mesh := how.mesh) is None:
     return _by_range(centers, of_rows, key, how)
 
@@ -299,25 +313,27 @@ def _by_centers(centers, of_rows, key, how: _How):
 
 
 def _by_range(centers, of_rows, key, how: _How):
-  """The same for the classes at hand."""
+  """The gradient in one device's centers, whose labels count from its first class."""
   queries, labels, log_sum, by_log_sum, by_own = of_rows
 
-  def visit(by_centers, start, rows, log_weight):
-    directions, through_unit = jax.vjp(unit, rows)
-    logits = _product(queries, directions.T, how) + log_weight
-    share = jnp.exp(logits - log_sum[:, None]) * by_log_sum[:, None]
-    share = jnp.where(_left_out(labels, start, rows, how), 0.0, share)
-    by_directions = _product(share.T, queries, how)
+  def visit(by_centers, start, rows_CD, log_weight):
+    unit_CD, through_unit = jax.vjp(unit, rows_CD)
+    logits_BC = _product(queries, unit_CD.T, how) + log_weight
+    share_BC = jnp.exp(logits_BC - log_sum[:, None]) * by_log_sum[:, None]
+    share_BC = jnp.where(_left_out(labels, start, rows_CD, how), 0.0, share_BC)
+    by_unit_CD = _product(share_BC.T, queries, how)
     if key is None:
-      place = jnp.where(labels < start, len(rows), labels - start)
-      by_directions = by_directions.at[place].add(by_own, mode="drop")
-    (by_rows,) = through_unit(by_directions)
-    return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows, start, 0)
+      # `place` is past the block for a label before it; "drop" skips such rows. A
+      # negative place would count from the block's end.
+      place = jnp.where(labels < start, len(rows_CD), labels - start)
+      by_unit_CD = by_unit_CD.at[place].add(by_own, mode="drop")
+    (by_rows_CD,) = through_unit(by_unit_CD)
+    return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows_CD, start, 0)
 
   by_centers = _fold(visit, jnp.zeros_like(centers), centers, key, how)
   if key is None:
     return by_centers
-  # The block of an own class may not have been drawn.
+  # The block of an own class may not have been drawn, so own centers are added here.
   place = jnp.where(labels < 0, len(centers), labels)
   _, through_unit = jax.vjp(unit, centers.at[place].get(mode="clip"))
   return by_centers.at[place].add(*through_unit(by_own), mode="drop")
@@ -326,10 +342,11 @@ def _by_range(centers, of_rows, key, how: _How):
 def _fold(
   visit: Callable[[Any, Array, Array, float], Any], carry, centers, key, how: _How
 ) -> Any:
-  """Folds `visit(carry, start, rows, log_weight)` over all blocks, or drawn ones.
+  """Folds `visit(carry, start, rows, log_weight)` over all blocks, or over drawn ones.
 
-  The last block may be smaller. Where blocks are drawn, it is always one of them, and
-  each of the others stands for as many as there are for one that is drawn.
+  The last block may be smaller than the others. Where blocks are drawn, a smaller last
+  block is always visited, with the weight 1; a drawn block has the weight (whole blocks
+  / drawn blocks), so that it stands for those that were not drawn too.
   """
   size = how.block_size or (1024 if jax.default_backend() == "cpu" else 4096)
   if key is not None and how.block_size is None:
@@ -343,7 +360,7 @@ def _fold(
     log_weight = math.log(whole / visits)
 
   def visit_slice(carry, start, size, log_weight):
-    # Without the barrier, XLA on CPU widens a half-precision bank as a whole, ahead.
+    # Without the barrier, XLA on CPU widens a whole half-precision bank ahead.
     source, start = jax.lax.optimization_barrier((centers, start))
     rows = jax.lax.dynamic_slice_in_dim(source, start, size)
     return visit(carry, start, rows, log_weight)
@@ -358,9 +375,9 @@ def _fold(
 
 
 def _left_out(labels, start, rows, how: _How):
-  """Where a row of the batch is not contrasted with a row of the block.
+  """bool[B, C]: the classes of a block that do not count among a row's other classes.
 
-  With its own class, and with the rows that only pad the classes to equal ranges.
+  These are the row's own class, and the padding rows of a mesh, which are no class.
   """
   places = jnp.arange(len(rows), dtype=jnp.int32)
   own = (labels - start)[:, None] == places[None, :]

@@ -71,8 +71,8 @@ def center_loss(
 ) -> Float[Array, " B"]:
   r"""Half the squared distance to the own center, :math:`\lVert z-c_y \rVert^2/2`.
 
-  The reference uses it beside a softmax on embeddings of any length; here, as in every
-  loss of this package, z and c are scaled to unit length first.
+  The reference adds it to a softmax loss and does not scale embeddings; here, as in
+  every loss of this package, z and c are scaled to unit length first.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -107,7 +107,7 @@ def contrastive_center(
   *,
   delta: float = 1.0,
 ) -> Float[Array, " B"]:
-  r"""Distance to the own center over the summed distances to all others.
+  r"""Squared distance to the own center, divided by the sum of those to all others.
 
   .. math::
     \ell_i = \frac{1}{2} \frac{\lVert z_i - c_{y_i} \rVert^2}

@@ -1,16 +1,16 @@
-"""Losses over the pairs of a batch that its labels make, and over those with a memory.
+"""Losses over the pairs of rows in a batch, and over pairs with a memory of past rows.
 
-Every row is an anchor, contrasted with the other rows of the batch, itself excluded by
-index. With a `memory` of past embeddings (cross-batch memory) it is contrasted with
-those rows too, which are no anchors and carry no gradient.
+Every row is an anchor. It is contrasted with all other rows of the batch; its own index
+is excluded. With a `memory` of past embeddings (cross-batch memory), an anchor is also
+contrasted with the rows of the memory, which are no anchors and carry no gradient.
 
 The published scalar of each loss is a mean over its terms: anchors, pairs or triplets,
 as its docstring says. Row i holds its sum of terms x examples / terms counted, so that
 `mean_over_examples` gives the published number. An anchor without the pairs that a loss
 needs has the value 0.
 
-The arrays held are B x (B + M), with M the rows of the memory, never with a third
-dimension.
+The largest arrays are B x (B + M), where M is the rows of the memory; no array has a
+third dimension.
 """
 
 import math
@@ -27,7 +27,7 @@ from ccl_jax.vectors import unit
 
 __all__ = ["contrastive", "multi_similarity", "supcon", "triplet"]
 
-# Distances are this at least, for `contrastive`: it bounds the gradient at 0.
+# The least distance in `contrastive`, which bounds the gradient at distance 0.
 _LEAST_DISTANCE = 1e-6
 
 
@@ -40,14 +40,14 @@ def supcon(
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
 ) -> Float[Array, " B"]:
-  r"""Tells the other rows of a class, views included, from all other rows.
+  r"""Pulls each row toward the rows of its class, against all other rows (SupCon).
 
   .. math::
     \ell_i = -\frac{\tau}{\tau_0} \frac{1}{|P(i)|} \sum_{p \in P(i)}
       \log \frac{e^{z_i \cdot z_p / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
 
-  with z scaled to unit length and P(i) the other rows of the label of row i. The mean
-  is over the anchors whose P(i) is not empty.
+  with z scaled to unit length and P(i) the other rows that have the label of row i. The
+  mean is over the anchors whose P(i) is not empty.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -55,7 +55,7 @@ def supcon(
     temperature: tau.
     base_temperature: tau_0; the factor is in the authors' code
       (https://github.com/HobbitLong/SupContrast), not in the paper.
-    memory: [M, D], further rows to contrast with, none of them of this batch.
+    memory: [M, D], further rows to contrast with, none of them from this batch.
     memory_labels: [M]; a negative label marks an empty slot.
 
   Returns:
@@ -101,22 +101,22 @@ def multi_similarity(
       + \frac{1}{\beta} \log \Big(1 + \sum_{n \in N(i)}
         e^{\beta (z_i \cdot z_n - \lambda)} \Big)
 
-  with z scaled to unit length, P(i) the other rows of the label of row i and N(i) those
-  of other labels. The miner keeps of N(i) what is nearer than the farthest positive,
-  of P(i) what is farther than the nearest negative, each with a slack of epsilon; so an
-  anchor without a positive, or without a negative, keeps nothing.
+  with z scaled to unit length, P(i) the other rows that have the label of row i, and
+  N(i) the rows of other labels. The miner keeps the negatives that are nearer than the
+  farthest positive, and the positives that are farther than the nearest negative, each
+  with a slack of epsilon. An anchor without a positive, or without a negative, keeps no
+  pair.
 
-  The mean is over all examples, those that keep nothing and have the value 0 included.
+  The mean is over all examples; an anchor that keeps no pair counts with the value 0.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
     alpha: sharpness of the positives.
     beta: sharpness of the negatives.
-    base: lambda, the cosine that parts positives from negatives.
+    base: lambda, the cosine that separates positives from negatives.
     epsilon: slack of the miner, in units of cosine; infinity keeps all pairs.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -156,34 +156,33 @@ def triplet(
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
 ) -> Float[Array, " B"]:
-  r"""Wants a negative farther from the anchor than a positive, by a margin.
+  r"""Asks that a negative be farther from the anchor than a positive, by a margin.
 
   .. math::
     L = \frac{1}{|T|} \sum_{(i, p, n) \in T}
       \max \big(0,\, m + \lVert z_i - z_p \rVert^2 - \lVert z_i - z_n \rVert^2 \big)
 
-  with z scaled to unit length, and T the mined triplets, those of loss 0 included:
+  with z scaled to unit length, and T the mined triplets, also those whose loss is 0:
 
   - batch_hard: for each anchor its farthest positive and its nearest negative. An
     anchor without a positive, or without a negative, makes no triplet.
-  - semi_hard: for each anchor and each of its positives the nearest negative that is
-    farther than the positive. Where every negative is nearer the pair makes no
-    triplet; that is our choice, the reference leaves it open.
+  - semi_hard: for each anchor and each of its positives, the nearest negative that is
+    farther than the positive. Where every negative is nearer, the pair makes no
+    triplet; this is our choice, since the reference does not say.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
     margin: m, in units of squared distance, which goes from 0 to 4.
-    mining: which triplets; batch_hard as in Hermans et al., who also take distances
-      that are not squared, semi_hard as in Schroff et al.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    mining: which triplets. batch_hard is that of Hermans et al., who also use distances
+      that are not squared; semi_hard is that of Schroff et al.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
 
   Raises:
-    ValueError: if `mining` is neither.
+    ValueError: if `mining` is another word.
 
   Example:
     >>> import jax.numpy as jnp
@@ -233,17 +232,16 @@ def contrastive(
       + \frac{1}{|N|} \sum_{(i, n) \in N} \frac{1}{2} (m - D_{in})^2, \quad
     D_{ij} = \lVert z_i - z_j \rVert
 
-  with z scaled to unit length, P all pairs of one label and N the pairs of two labels
-  that are nearer than m: negatives which lie far enough apart would drown those that
-  do not. The reference sums over all pairs; the two means are our choice, as
-  pytorch-metric-learning averages by default.
+  with z scaled to unit length, P all pairs of one label, and N the pairs of two labels
+  that are nearer than m. Farther pairs have the loss 0, and counting them would shrink
+  the mean over N. The reference sums over all pairs; the two means are our choice, and
+  the default of pytorch-metric-learning.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
-    margin: m, a distance, 0 to 2; the default is that of two vectors with cosine 0.5.
-    memory: as in `supcon`.
-    memory_labels: as in `supcon`.
+    margin: m, a distance, 0 to 2; at the default, 1, two vectors have the cosine 0.5.
+    memory, memory_labels: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -273,12 +271,12 @@ def contrastive(
 
 
 class Pairs(NamedTuple):
-  """Anchors, the rows of the batch, against those rows and the memory's."""
+  """The B anchors against N = B + M rows: the batch, then the memory."""
 
   cosines: Float[Array, "B N"]
-  others: Bool[Array, "B N"]  # two rows that are not padding, and not the same row
-  positives: Bool[Array, "B N"]  # others of the anchor's label
-  negatives: Bool[Array, "B N"]  # others of another label
+  others: Bool[Array, "B N"]  # two different rows, neither of them padding
+  positives: Bool[Array, "B N"]  # `others` that have the anchor's label
+  negatives: Bool[Array, "B N"]  # `others` that have another label
 
 
 def pairs_of(
@@ -314,7 +312,7 @@ def mean_gap(
   *,
   clamp: bool = False,
 ) -> Float[Array, " B"]:
-  """Mean over the wanted of log_sum - similarity; 0 where none is wanted."""
+  """Each row's mean of log_sum - similarity over its wanted pairs; 0 without a pair."""
   values = log_sum[:, None] - similarities
   if clamp:
     values = jnp.maximum(values, 0.0)
@@ -327,7 +325,7 @@ def spread(
   counts: Int[Array, " B"] | Bool[Array, " B"],
   labels: Int[Array, " B"],
 ) -> Float[Array, " B"]:
-  """Values whose mean over the examples is sum(sums) / sum(counts), or 0 / 0 = 0."""
+  """Values whose mean over the examples is sum(sums) / sum(counts); 0 for no count."""
   examples = (labels >= 0).sum().astype(sums.dtype)
   counted = counts.sum().astype(sums.dtype)
   return jnp.where(counts.astype(jnp.bool_), sums, 0.0) * (
@@ -338,7 +336,7 @@ def spread(
 def _next_larger(
   candidates: Float[Array, "B N"], values: Float[Array, "B N"]
 ) -> Float[Array, "B N"]:
-  """For each value the least of its row's candidates above it; inf if there is none."""
+  """The least candidate above each value, row by row; inf where no candidate is."""
   ordered = jnp.pad(
     jnp.sort(candidates, axis=1), ((0, 0), (0, 1)), constant_values=jnp.inf
   )

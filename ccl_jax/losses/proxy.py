@@ -1,9 +1,9 @@
 """Losses that classify an embedding among one or more vectors per class.
 
-Most are one class softmax, minus the log of the own class's share, and differ in what
-they make of the cosine to the own class. They take the sum over the other classes as
-`ccl_jax.losses.blocks.Over` says: at once or by blocks, over a class mesh, over a
-sample.
+Most of them are one class softmax: minus the log of the own class's share. They differ
+only in the margin on the cosine to the own class. `ccl_jax.losses.blocks.Over` says how
+they take the sum over the other classes: at once or by blocks, over a class mesh, over
+a sample.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ __all__ = [
   "soft_triple",
 ]
 
-# Of the angle to the own proxy, for `arcface`: it bounds the gradient where they agree.
+# The least sine in `arcface`: it bounds the gradient where embedding and proxy agree.
 _LEAST_SINE = 1e-6
 
 
@@ -77,7 +77,7 @@ def cosface(
   margin: float = 0.35,
   **over: Unpack[Over],
 ) -> Float[Array, " B"]:
-  r"""Cross-entropy over scaled cosines, the own one reduced by a margin.
+  r"""Cross-entropy over scaled cosines; a margin lowers the cosine to the own proxy.
 
   .. math::
     \ell_i = -\log \frac{e^{s (z_i \cdot c_{y_i} - m)}}
@@ -121,7 +121,7 @@ def arcface(
   margin: float = 0.5,
   **over: Unpack[Over],
 ) -> Float[Array, " B"]:
-  r"""Cross-entropy over scaled cosines, the angle to the own proxy raised by a margin.
+  r"""Cross-entropy over scaled cosines; a margin widens the angle to the own proxy.
 
   .. math::
     \ell_i = -\log \frac{e^{s\, \psi(\theta_{y_i})}}
@@ -129,7 +129,8 @@ def arcface(
     \psi(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
       \cos \theta - m \sin m & \text{else} \end{cases}
 
-  The second case, of the authors' code, keeps psi falling where theta + m passes pi.
+  The second case is from the authors' code; it keeps psi falling where theta + m is
+  above pi.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -158,8 +159,8 @@ def arcface(
   """
 
   def with_margin(cosines):
-    # Without the arc cosine, whose slope is infinite at both ends; nor may the sine's
-    # be.
+    # cos(theta + m) by the addition formula, without the arc cosine, whose slope is
+    # infinite at both ends. So is the slope of the sine, hence its least value.
     squared = (1 - cosines) * (1 + cosines)
     sines = jnp.sqrt(jnp.maximum(squared, _LEAST_SINE**2))
     turned = cosines * jnp.cos(margin) - sines * jnp.sin(margin)
@@ -185,9 +186,9 @@ def proxy_nca(
     \ell_i = -\log \frac{e^{-\lVert z_i - c_{y_i} \rVert^2 / T}}
       {\sum_k e^{-\lVert z_i - c_k \rVert^2 / T}}
 
-  The own proxy is in the denominator, unlike in the first ProxyNCA. With z and c of
-  unit length the distance is :math:`2 - 2 z_i \cdot c_k`, and the loss that of
-  `normalized_softmax` at half the temperature, as which it is computed.
+  The own proxy is in the denominator, unlike in the first ProxyNCA. For z and c of unit
+  length the squared distance is :math:`2 - 2 z_i \cdot c_k`, so that the loss equals
+  `normalized_softmax` at half the temperature and is computed by it.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -235,8 +236,8 @@ def proxy_anchor(
       + \frac{1}{K} \sum_k
         \log \Big(1 + \sum_{i: y_i \ne k} e^{\alpha (z_i \cdot c_k + \delta)} \Big)
 
-  with P+ the classes that the batch has examples of. This is a mean over proxies and no
-  sum over examples: every example has the whole L as its value, padding 0, so that
+  with P+ the classes that have an example in the batch. L is a mean over proxies and no
+  sum over examples: every example has L as its value and padding has 0, so that
   `mean_over_examples` gives L.
 
   Args:
@@ -284,7 +285,7 @@ def soft_triple(
   margin: float = 0.01,
   regularizer: float = 0.2,
 ) -> Float[Array, " B"]:
-  r"""Cross-entropy over classes of several centers, which are drawn together.
+  r"""Cross-entropy over classes with several centers each, and a pull between them.
 
   .. math::
     S_{ik} &= \sum_c \mathrm{softmax}_c (z_i \cdot w_{kc} / \gamma)\,
@@ -295,7 +296,7 @@ def soft_triple(
         \sqrt{2 + 10^{-5} - 2 w_{kc} \cdot w_{kc'}}
 
   with z and w scaled to unit length. The second term is the same for every example; it
-  merges centers that a class does not need, and is 0 for one center a class.
+  merges the centers that a class does not need, and is 0 where a class has one center.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
@@ -331,7 +332,7 @@ def soft_triple(
   values = _cross_entropy(scale * (to_class - margin * own), labels)
 
   among = jnp.einsum("kcd,ked->kce", w, w)[:, *jnp.triu_indices(per_class, k=1)]
-  # Of centers that have merged, in products of fewer bits, the cosine may be above 1.
+  # Products of fewer bits may give merged centers a cosine above 1.
   apart = jnp.sqrt(jnp.maximum(2 + 1e-5 - 2 * among, 1e-5))
   spread = apart.sum() / max(num_classes * per_class * (per_class - 1), 1)
   return jnp.where(labels < 0, 0.0, values + regularizer * spread)
@@ -347,12 +348,12 @@ def class_softmax(
   .. math:: \ell_i = \log \Big(1 + \sum_{k \ne y_i} e^{s\, z_i \cdot c_k}
     / e^{s\, \psi(z_i \cdot c_{y_i})} \Big)
 
-  A softplus, which has full precision however small the loss is.
+  It is computed as a softplus, which is precise however small the loss is.
 
   Args:
-    found: the batch against its own and the other classes.
-    scale: s, the same as there.
-    with_margin: psi, of the cosine to the own class; None leaves the cosine as it is.
+    found: from `contrast`: the batch against its own and the other classes.
+    scale: s, the scale that `contrast` was given.
+    with_margin: psi, applied to the cosine to the own class; None leaves it as it is.
   """
   cosines = jnp.sum(found.embeddings * found.own, axis=-1)
   if with_margin is not None:
@@ -372,6 +373,6 @@ def _cross_entropy(
 def log_one_plus_sum(
   exponents: Float[Array, "N M"], taken: Bool[Array, "N M"], *, axis: int
 ) -> Float[Array, " _"]:
-  """Log of 1 plus the summed exponentials of those taken; 0 where none is."""
+  """log(1 + the sum of the exponentials that are taken); 0 where none is taken."""
   log_sum = jax.nn.logsumexp(exponents, axis=axis, where=taken)
   return jnp.logaddexp(0.0, log_sum)

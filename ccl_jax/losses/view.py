@@ -1,11 +1,11 @@
 """Losses over the views and classes of a batch: NT-Xent and ConTeX.
 
-Every row is an anchor. An id for each row says which image it shows, so that the views
-may come in any order and number. The published scalar of each loss is a mean over the
-anchors that have the pairs it needs, and its values are spread over the examples as
-those of `ccl_jax.losses.pair` are.
+Every row is an anchor. An id for each row says which image it shows, so that views may
+come in any order and number. The published scalar of each loss is a mean over the
+anchors that have the pairs which the loss needs; the values are spread over the
+examples as in `ccl_jax.losses.pair`.
 
-The similarities held are N x N, never with a third dimension.
+The largest arrays are N x N; no array has a third dimension.
 """
 
 import jax
@@ -24,19 +24,19 @@ def nt_xent(
   *,
   temperature: float = 0.1,
 ) -> Float[Array, " N"]:
-  r"""Tells the other views of an image from all other rows (SimCLR).
+  r"""Pulls each row toward the other views of its image, against all rows (SimCLR).
 
   .. math::
     \ell_i = -\frac{1}{|S(i)|} \sum_{q \in S(i)}
       \log \frac{e^{z_i \cdot z_q / \tau}}{\sum_{k \ne i} e^{z_i \cdot z_k / \tau}}
 
   with z scaled to unit length and S(i) the other rows that show the image of row i. An
-  anchor whose S(i) is empty leaves the mean (see the module); that is our choice.
+  anchor whose S(i) is empty does not count in the mean; that is our choice.
 
   Args:
     embeddings: [N, D], any length, any float type; computed in float32 at least.
     labels: [N]; a negative label marks padding, which no anchor is contrasted with.
-      Otherwise they are not read.
+      The classes themselves are not read.
     images: [N], an id of the image that each row shows, unique in the batch.
     temperature: tau.
 
@@ -70,7 +70,7 @@ def contex(
   base_temperature: float = 0.07,
   clamp: bool = False,
 ) -> Float[Array, " N"]:
-  r"""Contrasts classes, without the positives below, and views (NT-Xent), by halves.
+  r"""The mean of two contrasts, over classes and over views (ConTeX).
 
   .. math::
     a_i &= \frac{1}{|P(i)|} \sum_{p \in P(i)} \Big[
@@ -79,24 +79,26 @@ def contex(
       \log \sum_{k \ne i} e^{z_i \cdot z_k / \tau} - z_i \cdot z_q / \tau \Big] \\
     \ell_i &= \frac{\tau}{\tau_0} \frac{a_i + b_i}{2}
 
-  with z scaled to unit length, P(i) the other rows of the label of row i, N(i) the rows
-  of other labels, and S(i) the other rows that show its image. It may be negative.
+  with z scaled to unit length, P(i) the other rows that have the label of row i, N(i)
+  the rows of other labels, and S(i) the other rows that show the image of row i. The
+  denominator of a holds negatives only, so that the loss may be negative; b is NT-Xent.
 
   The authors' code gives NaN where one of these sets is empty. Here, by our choice, an
-  anchor whose P(i) or N(i) is empty leaves the mean of a, and one whose S(i) is empty
-  that of b: a batch of one class keeps b alone, and one of single views a alone.
+  anchor whose P(i) or N(i) is empty does not count in the mean of a, and an anchor
+  whose S(i) is empty does not count in the mean of b. A batch of one class therefore
+  keeps b alone, and a batch with one view of each image keeps a alone.
 
   Args:
     embeddings: [N, D], any length, any float type; computed in float32 at least.
     labels: [N]; a negative label marks padding, which no anchor is contrasted with.
     images: [N], an id of the image that each row shows, unique in the batch;
-      None: every row shows its own.
+      None: every row shows an image of its own.
     temperature: tau.
     base_temperature: tau_0.
-    clamp: cuts each pair's part of a at 0 from below, the authors' variant `contex_p`.
+    clamp: raises each negative term of a to 0: the authors' variant `contex_p`.
 
   Returns:
-    [N] float32, one value per row, spread as the module says, each mean for itself.
+    [N] float32, one value per row; the means of a and of b are spread separately.
 
   Example:
     >>> import jax.numpy as jnp

@@ -1,10 +1,10 @@
 """A small network for pictures of glyphs that trains within minutes on a CPU.
 
-XLA multiplies matrices well on a CPU, and slows down where large activations are only
-moved about: padding, normalization, a strided convolution's gradients. So the first
-layers are matrix products over windows that a reshape gives for free, and convolution
-waits until few positions are left. `experiments.benchmarks.step` compares the result
-with PyTorch.
+On a CPU, XLA multiplies matrices fast, but is slow where large activations are only
+moved: padding, normalization, the gradients of a strided convolution. So the first
+layers are matrix products over windows, which a reshape gives for free, and
+convolutions come where few positions are left. `experiments.benchmarks.step` compares
+the speed with PyTorch.
 """
 
 import flax.linen as nn
@@ -15,11 +15,12 @@ from jaxtyping import Array, Float, Num
 class GlyphNet(nn.Module):
   """Embeds small pictures: overlapping windows, 3 x 3 convolutions, one dense head.
 
-  The stem reads windows of 8 x 8 pixels, one every 4 (32 x 32 pixels -> 8 x 8
-  positions); the next layer joins 2 x 2 of them; `depth` residual convolutions work at
-  4 x 4, and the head reads all positions at once, since where a stroke lies tells
-  characters apart. Nothing is normalized: over a batch, an embedding would hang on its
-  neighbors; over a layer, it cost time on a CPU, and its accuracy was not compared.
+  The stem reads windows of 8 x 8 pixels, one every 4 pixels (32 x 32 pixels -> 8 x 8
+  positions). The next layer joins 2 x 2 positions; `depth` residual convolutions work
+  on 4 x 4 positions. The head reads all positions at once, since the place of a stroke
+  distinguishes characters. Nothing is normalized: batch normalization would make an
+  embedding depend on the other images; layer normalization cost time on a CPU, and its
+  accuracy was not compared.
 
   Attributes:
     dim: D, length of the embedding.
@@ -37,7 +38,7 @@ class GlyphNet(nn.Module):
   ) -> Float[Array, "B D"]:
     """Returns embeddings f32[B,D], not normalized, of images u8[B,H,W,C].
 
-    `train` changes nothing here; it is there because other models need it.
+    `train` changes nothing here; other models need it.
 
     Raises:
       ValueError: if H or W is not a multiple of 8.

@@ -1,8 +1,8 @@
-"""ImageNet weights of a PyTorch ResNet, from a torchvision or timm file.
+"""Reads ImageNet weights of a PyTorch ResNet from a torchvision or timm file.
 
-Such a file is .safetensors, or the .pth of `torch.save(model.state_dict(), path)`. The
-latter is a pickle, which could run any code; here its instructions may only name
-tensors, and PyTorch is not needed.
+Such a file is .safetensors, or the .pth of `torch.save(model.state_dict(), path)`. A
+.pth file holds a pickle, which could run any code; here it may only name tensors.
+PyTorch is not needed.
 """
 
 import io
@@ -46,7 +46,7 @@ _TORCH_TYPES = {
   "ByteStorage": np.dtype("u1"),
   "BoolStorage": np.dtype("?"),
 }
-# How the file format before PyTorch 1.6, a row of pickles, starts.
+# The first bytes of a file from before PyTorch 1.6, which is a sequence of pickles.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = pickle.dumps(_LEGACY_MAGIC, protocol=2)
 
@@ -63,11 +63,11 @@ _LEAVES = {
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   """The tensors of a .safetensors or .pth file by name, floats widened to float32.
 
-  The kind of the file is told by its first bytes, not by its name.
+  The first bytes of the file tell its kind, not its name.
 
   Raises:
-    OSError: there is no such file.
-    ValueError: the file is no such file, is damaged, or asks for more than tensors.
+    OSError: if there is no such file.
+    ValueError: if the file is of another kind, is damaged, or names more than tensors.
   """
   data = Path(path).read_bytes()
   try:
@@ -91,15 +91,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def resnet(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
   """The variables of a `ResNet` with its backbone taken from PyTorch's weights.
 
-  Every array of the backbone must be there by its name and shape, and nothing else may
-  be, but the classifier `fc` and PyTorch's count of batches: these are left out.
+  The weights must hold every array of the backbone by its name and shape, and nothing
+  else. Only the classifier `fc` and PyTorch's count of batches are skipped.
 
   Args:
     weights: from `read`.
     variables: from `ResNet.init`, for the names and shapes; the head is kept.
 
   Raises:
-    ValueError: the first name that is missing, unknown, or of another shape or type.
+    ValueError: if a name is missing or unknown, or its shape or type differs; the
+      message names the first.
   """
   flat: dict[Any, Any] = dict(flatten_dict(variables))
   expected = {_torch_name(path): path for path in flat if path[1] == "backbone"}
@@ -160,7 +161,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
 
 
 class _Stored(NamedTuple):
-  """A tensor, before the bytes of its storage are at hand."""
+  """A tensor whose storage has not been read yet."""
 
   storage: str
   dtype: np.dtype
@@ -169,7 +170,7 @@ class _Stored(NamedTuple):
   strides: tuple[int, ...]
 
   def of(self, data: bytes) -> np.ndarray:
-    """The tensor; NumPy refuses a view that would leave the storage."""
+    """The tensor as a view of its storage; NumPy raises if it leaves the storage."""
     item = self.dtype.itemsize
     if item * math.prod(self.shape) > len(data):
       # With strides of 0, a few bytes would be widened into gigabytes.
@@ -197,7 +198,7 @@ class _Unpickler(pickle.Unpickler):
 
   def persistent_load(self, pid: Any, /) -> tuple[str, np.dtype]:
     kind, type_name, key, *_ = pid
-    # The last entry of the old format cuts a part out of a storage; long out of use.
+    # The old format may cut a part out of a storage, which no current file does.
     if kind != "storage" or (len(pid) == 6 and pid[5] is not None):
       raise ValueError(f"it stores {kind} in a way that is not read")
     return key, _TORCH_TYPES[type_name]
@@ -244,7 +245,7 @@ def _read_legacy_torch(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _checked(stored: Any) -> dict[str, _Stored]:
-  """What a pickle held, if that is a dict of tensors."""
+  """The content of a pickle, which must be a dict of tensors."""
   if not isinstance(stored, dict):
     raise ValueError(f"it holds a {type(stored).__name__}, no dict of tensors")
   for name, value in stored.items():

@@ -1,4 +1,4 @@
-"""A head that only the loss sees: what is evaluated are the features below it."""
+"""A head for the loss only; evaluation uses the features below it."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Num
 class Projected(nn.Module):
   """An encoder with a multilayer perceptron on top, as contrastive training uses it.
 
-  Calling it gives what the loss takes; the method `features` gives what is kept.
+  A call gives embeddings for the loss; the method `features` gives features to keep.
 
   Attributes:
     encoder: maps images to features.
-    widths: of the dense layers, with a ReLU between them; the last is D.
+    widths: widths of the dense layers, with a ReLU between them; the last is D.
   """
 
   encoder: nn.Module
@@ -34,6 +34,6 @@ class Projected(nn.Module):
   def features(
     self, images: Num[Array, "B H W C"], *, train: bool = False
   ) -> Float[Array, "B F"]:
-    """What the encoder makes of images."""
+    """The encoder's features of images."""
     encoder: Any = self.encoder
     return encoder(images, train=train)

@@ -1,8 +1,8 @@
 """ResNet-18 and ResNet-50 with an embedding head, for photographs.
 
-The network of He et al. in the form whose ImageNet weights are public ("v1.5": a
-bottleneck strides in its 3 x 3 convolution), so that `import_torch` can fill it. Every
-module is named as in those files, with `_` for `.`.
+This is the network of He et al. in the form whose ImageNet weights are public ("v1.5":
+a bottleneck strides in its 3 x 3 convolution), so that `import_torch` can load them.
+Every module is named as in those files, with `_` for `.`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Num
 
-# Of ImageNet's training images, for pixels in 0..1; the public weights expect them.
+# Statistics of ImageNet's pixels in 0..1, which the public weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -25,24 +25,24 @@ _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 class ResNet(nn.Module):
   """Embeds images: residual stages, pooling over all positions, one dense layer.
 
-  Its params are `{"backbone": ..., "head": ...}`, so that the two can be trained at
-  rates of their own. Batch statistics are of the global batch: under `jit` with a
-  sharded batch they are so by themselves; under `pmap` name the axis.
+  Its params are `{"backbone": ..., "head": ...}`, so that each can be trained at a rate
+  of its own. Batch statistics are those of the global batch: always under `jit`, and
+  under `pmap` if `axis_name` is given.
 
   Attributes:
     dim: D, length of the embedding.
     depths: residual blocks of each stage.
-    bottleneck: blocks of 1 x 1, 3 x 3, 1 x 1 convolutions (ResNet-50 and deeper), whose
-      output is four times as wide, in place of two of 3 x 3.
+    bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions (ResNet-50 and deeper),
+      whose output is four times as wide; else blocks of two 3 x 3 convolutions.
     width: channels of the first stage; each stage doubles them.
     pooling: "average", "max", or "sum" of both.
     layer_norm: normalize pooled features over their channels, without gain and bias,
       before the dense layer.
-    frozen_batch_norm: normalize with the running statistics in training too, and leave
-      them as they are; gains and biases are trained in any case.
-    small_images: a 3 x 3 stem without stride and max pooling, for sides of 32 or so;
+    frozen_batch_norm: normalize with the running statistics in training too, and do not
+      update them; gains and biases are trained in any case.
+    small_images: a 3 x 3 stem without stride and max pooling, for sides of about 32;
       the public weights do not fit it.
-    dtype: of the computation of the backbone; parameters, statistics, pooling and the
+    dtype: type in which the backbone computes; parameters, statistics, pooling and the
       head are float32.
     axis_name: the mapped axis under `pmap`, over which a training batch is normalized.
   """
@@ -64,9 +64,9 @@ class ResNet(nn.Module):
   ) -> Float[Array, "B D"]:
     """Returns embeddings f32[B,D], not normalized, of images u8[B,H,W,C].
 
-    Gray images (C = 1) are read as three equal channels. With `train`, the batch
-    statistics normalize, and the running ones in `batch_stats` move a tenth of the way
-    to them, unless they are frozen.
+    Gray images (C = 1) are read as three equal channels. With `train`, features are
+    normalized by the batch statistics, and the running statistics in `batch_stats` move
+    a tenth of the way to them, unless they are frozen.
 
     Raises:
       ValueError: if C is neither 1 nor 3.
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
     else:
       x = _conv(self.width, 7, self.dtype, "conv1", stride=2)(x)
       x = nn.relu(norm(name="bn1")(x))
-      pads: Any = ((1, 1), (1, 1))  # declared a string by Flax, which takes pairs
+      pads: Any = ((1, 1), (1, 1))  # Flax takes pairs, though it declares a string
       x = nn.max_pool(x, (3, 3), (2, 2), pads)
     for stage, depth in enumerate(self.depths):
       for i in range(depth):
@@ -176,7 +176,7 @@ class Bottleneck(nn.Module):
 def _conv(
   width: int, side: int, dtype: DTypeLike, name: str, stride: int = 1
 ) -> nn.Conv:
-  # "SAME" would pad a strided convolution on one side only.
+  # Explicit padding as in PyTorch; "SAME" would pad a strided convolution unevenly.
   return nn.Conv(
     width,
     (side, side),

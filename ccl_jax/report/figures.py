@@ -17,10 +17,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-# u8[H, W] gray, or u8[H, W, 1 or 3], each of its own size if need be.
+# u8[H, W] gray, or u8[H, W, 1 or 3]; sizes may differ.
 Pictures = Sequence[np.ndarray] | np.ndarray
 
-INK = "#010203"  # of text and axes alone, so that a page can put its own in its place
+INK = "#010203"  # used by text and axes only, so that a page can replace it by its own
 _BLUE, _ORANGE = "#3b82f6", "#e0792b"  # legible on white and on near black
 
 
@@ -39,7 +39,7 @@ class Cells:
 
   classes: Sequence[str]  # K
   attributes: Sequence[str]  # A
-  accuracy: Sequence[Sequence[float | None]]  # [K][A]; None: no image
+  accuracy: Sequence[Sequence[float | None]]  # [K][A]; None for a cell without images
 
 
 def loss_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -89,7 +89,7 @@ def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def cells_figure(cells: Cells) -> Figure:
-  """Draws classes by attributes as squares, lighter where more images are right."""
+  """Draws accuracy by class and attribute as squares, lighter where it is higher."""
   values = np.array(cells.accuracy, float)  # None becomes NaN
   rows, columns = values.shape
   figure = Figure(figsize=(1.6 + 0.62 * columns, 1.1 + 0.45 * rows))
@@ -116,8 +116,8 @@ def center_map_figure(
 ) -> Figure | None:
   """Draws each class where t-SNE puts its center, as a small picture.
 
-  Pictures that would cover one another are moved apart a little. At most `most`
-  classes, drawn at random; None for fewer than three. The same input and seed give the
+  Pictures that overlap are moved apart a little. The map shows at most `most` classes,
+  drawn at random; it is None for fewer than three. The same input and seed give the
   same map.
   """
   count = len(centers.centers)
@@ -185,21 +185,21 @@ def picture_of_neighbors(
   similarities: Sequence[float] | np.ndarray,
   names: Sequence[str],
 ) -> None:
-  """Writes a PNG: the query, and beside it its neighbors in reading order.
+  """Writes `neighbors_figure` as a PNG.
 
   Args:
-    path: of the PNG.
+    path: the file to write.
     query_image: u8[H, W] or u8[H, W, 1 or 3].
-    neighbor_images: nearest first, at least one.
-    similarities: cosine of each.
-    names: caption of each.
+    neighbor_images: at least one, nearest first.
+    similarities: cosine of each neighbor.
+    names: caption of each neighbor.
 
   Raises:
-    ValueError: no neighbors, or lists of different lengths.
+    ValueError: if there are no neighbors, or lists differ in length.
   """
   figure = neighbors_figure(query_image, neighbor_images, similarities, names)
   with warnings.catch_warnings():
-    # A caption in a script that the font lacks shows boxes; the picture is still good.
+    # A character that the font lacks is drawn as a box, which does no harm.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     figure.savefig(path, format="png", dpi=150)
 
@@ -214,7 +214,7 @@ def _draw_picture(axes: Axes, image: np.ndarray, caption: str, color: str) -> No
 
 
 def thumbnail(image: np.ndarray, side: int) -> Image.Image:
-  """A picture no larger than `side` pixels a side."""
+  """A picture whose sides are at most `side` pixels."""
   image = np.asarray(image)
   picture = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
   picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -228,7 +228,7 @@ def _shortened(text: str, most: int) -> str:
 def _series(
   events: Iterable[Mapping[str, Any]], kind: str, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Steps and values of one field; what is not finite becomes a gap."""
+  """Steps and values of one field; a value that is not finite becomes a gap."""
   found = [
     (event["step"], event[name])
     for event in events
@@ -239,7 +239,7 @@ def _series(
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-  """Centered running mean over a twentieth of the curve, blind to gaps."""
+  """Centered running mean over a tenth of the curve, without the gaps."""
   width = max(1, len(values) // 20)
   known = np.isfinite(values)
   window = np.ones(2 * width + 1)
@@ -270,7 +270,7 @@ def _two_dimensions(vectors: np.ndarray, seed: int) -> np.ndarray:
   else:
     perplexity = min(20.0, (len(vectors) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    # Threads would wait for one another far longer than these few points take.
+    # With so few points, threads would mostly wait for each other.
     with threadpool_limits(1):
       places = tsne.fit_transform(vectors)
   low, high = places.min(axis=0), places.max(axis=0)
@@ -280,7 +280,7 @@ def _two_dimensions(vectors: np.ndarray, seed: int) -> np.ndarray:
 def _spread(places: np.ndarray, size: float) -> np.ndarray:
   """Pushes places apart until squares of this size on them hardly overlap."""
   places = places * [4 / 3, 1]
-  # Places that coincide have no direction to part in: give each its own.
+  # Places that coincide have no direction to move apart: give each its own.
   turns = 2.4 * np.arange(len(places))
   places = places + 1e-4 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
   for _ in range(200):

@@ -1,7 +1,7 @@
 """A run as one HTML page to look at: curves, numbers, pictures and what they found.
 
-The page holds everything it shows, opens offline and follows the reader's light or dark
-theme. Every part is optional: what a run does not have, the page leaves out.
+The page contains all that it shows, opens offline and follows the reader's light or
+dark theme. Every part is optional: the page leaves out what a run does not have.
 """
 
 import base64
@@ -38,15 +38,15 @@ _THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
 
 @dataclass(frozen=True)
 class Neighbors:
-  """Queries with the nearest gallery pictures of each, as `retrieval.search` gives."""
+  """Queries with their nearest gallery pictures, as `retrieval.search` finds them."""
 
   query_images: Pictures  # Q
   query_labels: Int[np.ndarray, " Q"]
   gallery_images: Pictures  # N; the same object as query_images without a gallery
   gallery_labels: Int[np.ndarray, " N"]
-  indices: Int[np.ndarray, "Q k"]  # of the gallery, nearest first
+  indices: Int[np.ndarray, "Q k"]  # rows of the gallery, nearest first
   similarities: Float[np.ndarray, "Q k"]
-  names: Mapping[int, str]  # of the classes; a label without a name shows as a number
+  names: Mapping[int, str]  # label -> class name; without a name the number is shown
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ def write_report(
   """Writes a run's page: one HTML file without outside references.
 
   Args:
-    path: of the file. Its folder names the run, where the config has no `name`.
-    config: the run's settings; nested ones are shown under dotted names.
+    path: the file to write. Its folder names the run if the config has no `name`.
+    config: the run's settings; nested settings are shown under dotted names.
     events: lines of metrics.jsonl: `train` (step, loss, images_per_second) and
       `validation` (step, recall@1, map@r); other kinds and fields are not drawn.
-    result: of the test classes: `recall@K`, `map@r`, `r_precision` as fractions;
-      `steps`, `seconds`, `versions` (of the software).
-    queries: test pictures with what they found.
+    result: metrics of the test classes (`recall@K`, `map@r`, `r_precision`, as
+      fractions), `steps`, `seconds`, and `versions` of the software.
+    queries: test pictures with their neighbors.
     centers: trained class centers, for the map.
-    cells: accuracy by class and attribute, where there is one that may mislead.
+    cells: accuracy by class and misleading attribute.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
@@ -92,7 +92,7 @@ def write_report(
     _map_section(centers),
     _numbers_section(config, result),
   ]
-  # Its braces are those of CSS, so that str.format cannot fill it in.
+  # str.format cannot fill the page in, since CSS has braces too.
   page = resources.files("ccl_jax.report").joinpath("page.html").read_text("utf-8")
   page = page.replace("{title}", html.escape(name))
   path.write_text(page.replace("{body}", "\n".join(filter(None, parts))), "utf-8")
@@ -103,7 +103,7 @@ def write_report(
 
 
 def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
-  """What a query found, nearest first."""
+  """The neighbors of a query, nearest first."""
   label = int(neighbors.query_labels[query])
   found = neighbors.indices[query, :most].tolist()
   cosines = neighbors.similarities[query, :most].tolist()
@@ -115,15 +115,15 @@ def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
 
 
 def random_queries(neighbors: Neighbors, count: int, *, seed: int = 0) -> list[int]:
-  """Queries drawn without a look at what they found, among those with a match."""
+  """Queries drawn at random among those with a match, whatever they found."""
   order = np.random.default_rng(seed).permutation(_answerable(neighbors))
   return sorted(order[:count].tolist())
 
 
 def hardest_mistakes(neighbors: Neighbors, count: int) -> list[int]:
-  """The most confident wrong answers, the most confident first.
+  """The queries with the most similar wrong answers, the most similar first.
 
-  Of the queries that confuse the same two classes, either way round, only the first.
+  If several queries confuse the same two classes, only the first is kept.
   """
   answerable = _answerable(neighbors)
   own = neighbors.query_labels[answerable]

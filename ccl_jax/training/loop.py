@@ -23,9 +23,9 @@ from ccl_jax.training.step import Batch, TrainState, TrainStep
 
 @runtime_checkable
 class BatchIterator(Protocol):
-  """Iterates over batches of this process's rows; its position can be saved.
+  """Iterates over this process's rows of the batches, as Grain does.
 
-  The iterators of Grain are of this kind.
+  Its position can be saved and restored.
   """
 
   def __next__(self) -> Batch: ...
@@ -46,7 +46,7 @@ class Stopped(RuntimeError):
 
 
 class _StopRequest:
-  """Remembers the first Ctrl-C or SIGTERM; the second signal stops at once."""
+  """Remembers the first Ctrl-C or SIGTERM; a second signal stops at once."""
 
   def __init__(self):
     self.signal_number: int | None = None
@@ -61,7 +61,7 @@ class _StopRequest:
     """The signal that asks to stop after this step, the same in all processes."""
     if jax.process_count() == 1:
       return self.signal_number
-    # All processes must stop at one step, whichever of them got the signal, and when.
+    # All processes must stop at the same step, though only one may get the signal.
     stopping = multihost_utils.reached_preemption_sync_point(step)
     return signal.SIGTERM if stopping else None
 
@@ -69,7 +69,7 @@ class _StopRequest:
 @contextlib.contextmanager
 def _stop_request() -> Iterator[_StopRequest]:
   request = _StopRequest()
-  if jax.process_count() > 1:  # JAX's own handler passes SIGTERM on to the others
+  if jax.process_count() > 1:  # JAX's own handler tells the other processes of SIGTERM
     yield request
     return
   before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -85,7 +85,7 @@ class Step(NamedTuple):
 
   number: int  # counted from 1
   batch: Batch  # this process's rows, as NumPy
-  state: TrainState  # donated to the next step: to be read before that is asked for
+  state: TrainState  # donated to the next step: read it before the next step is taken
   metrics: dict[str, Array]
 
 
@@ -102,11 +102,11 @@ def steps(
 
   Args:
     state: fresh or restored, as `placement.make_state` lays it out; donated.
-    train_step: uncompiled; compiled here, by the placement.
+    train_step: the step, which the placement compiles.
     batches: this process's rows of each batch, from the same step on.
     placement: where state and batches live.
     num_steps: the number of the last step.
-    waiting: makes the context in which the next batch is waited for.
+    waiting: makes the context of waiting for the next batch, to measure it.
   """
   compiled_step = placement.compile_step(train_step)
   for number in range(int(state.step) + 1, num_steps + 1):
@@ -135,28 +135,25 @@ def fit(
   """Trains from `state.step` to `num_steps`, and leaves a checkpoint of the last step.
 
   Args:
-    state: fresh or restored, as `placement.make_state` lays it out; donated.
-    train_step: uncompiled; compiled here, by the placement.
-    batches: this process's rows of each batch; they stand at the step of the state.
-    placement: where state and batches live.
+    state, train_step, batches, placement: as in `steps`.
     num_steps: steps of the whole run, not of this session.
     batch_size: examples in the global batch, for the rate.
-    evaluate: a state -> metrics of the validation classes; or None.
-    log: takes `train` and `validation` events.
-    checkpoints: takes the state and the position of `batches`.
+    evaluate: maps a state to metrics of the validation classes; None: no evaluation.
+    log: records `train` and `validation` events.
+    checkpoints: keeps the state and the position of `batches`.
     log_every: steps between `train` events. An event holds the values of its own step,
-      not of a window, so that a resumed run writes the same ones.
-    eval_every: steps between evaluations; the last step is always one.
-    checkpoint_every: steps between checkpoints; the last step is always one.
+      not of a window, so that a resumed run writes the same values.
+    eval_every: steps between evaluations; the last step is always evaluated.
+    checkpoint_every: steps between checkpoints; the last step is always saved.
 
   Returns:
     The trained state.
 
   Raises:
-    NonFiniteLoss: naming the first step whose loss is not finite. Nothing is saved from
-      then on, so the newest checkpoint is a good one.
+    NonFiniteLoss: if a loss is not finite; the message names the first such step. No
+      state from then on is saved, so the newest checkpoint is good.
     Stopped: after Ctrl-C or SIGTERM, once the state is saved. With several processes, a
-      SIGTERM to any process stops all of them at the same step, while Ctrl-C ends them
+      SIGTERM to any process stops all of them at the same step; Ctrl-C ends them
       without saving.
   """
   first = int(state.step)
@@ -222,7 +219,7 @@ def fit(
 
 
 class _Clock:
-  """Time spent training, and the part of it spent waiting for data."""
+  """Measures the time of training, and the part of it that waits for data."""
 
   def __init__(self, seconds: float):
     self._seconds, self._waited = seconds, 0.0

@@ -24,22 +24,20 @@ def adamw(
 ) -> optax.GradientTransformation:
   """AdamW on the model and Adam on the objective's class vectors, each at its own rate.
 
-  A class vector sees a gradient only through its own few examples, so it takes a rate
-  of its own, far above the model's; a backbone that was trained before takes one far
-  below. Only matrices decay: a decayed bias, gain or class vector would only be
-  rescaled.
+  Class vectors need a rate far above the model's, since few examples give a class its
+  gradient; a pretrained backbone needs a rate far below. Only matrices decay: the
+  decay of a bias, a gain or a class vector would only rescale it.
 
   Args:
-    learning_rate: peak for `params["model"]`.
-    centers_learning_rate: peak for `params["objective"]`.
+    learning_rate: peak rate of `params["model"]`.
+    centers_learning_rate: peak rate of `params["objective"]`.
     steps: length of the run, at whose end all rates are 0.
-    warmup_steps: length of the linear rise of all.
+    warmup_steps: length of the linear rise of all rates.
     weight_decay: decoupled decay of the model's matrices.
-    backbone_learning_rate: peak for `params["model"]["backbone"]`; None leaves it to
-      the rest of the model.
-    frozen_steps: in which the backbone stays as it is, with its rate of its own only.
-      Its optimizer knows nothing of them: its moments, its rise and its fall start
-      afterwards.
+    backbone_learning_rate: peak rate of `params["model"]["backbone"]`; None: the rate
+      of the model.
+    frozen_steps: first steps in which a backbone with its own rate does not change.
+      Its moments, its warmup and its schedule start after them.
   """
 
   def model_optimizer(peak: float, steps: int) -> optax.GradientTransformation:
@@ -58,7 +56,8 @@ def adamw(
       optimizers, lambda params: {group: group for group in params}
     )
 
-  # A run that ends before the backbone is set free has no schedule for it.
+  # The schedule must be longer than its warmup, even if the run ends while the backbone
+  # is frozen.
   left = max(steps - frozen_steps, warmup_steps + 1)
   optimizers["backbone"] = optax.conditionally_mask(
     model_optimizer(backbone_learning_rate, left),
@@ -83,10 +82,10 @@ def sgd(
   weight_decay: float = 0.0,
   momentum: float = 0.9,
 ) -> optax.GradientTransformation:
-  """SGD with momentum, each group at its own rate; see `adamw` for the arguments.
+  """SGD with momentum on the model and the class vectors; arguments as in `adamw`.
 
-  The decay is added to the gradient, and reaches all of the model's parameters, as in
-  the code of SupCon and ConTeX.
+  The decay is added to the gradient of all of the model's parameters, as in the code of
+  SupCon and ConTeX.
   """
 
   def momentum_at(rate):

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from ccl_jax.class_mesh import DATA_AXIS, ClassMesh
 
-Devices = Sequence[Any] | None  # of jax.Device; None: all there are
+Devices = Sequence[Any] | None  # jax.Device objects; None: all devices
 
 
 class Placement(NamedTuple):
@@ -26,13 +26,13 @@ class Placement(NamedTuple):
   Attributes:
     axis_name: the axis that the step and its losses must sum over; None where arrays
       are global.
-    make_state: a function that draws a state -> the state, drawn where it is to live.
-      A restored state must have the same shardings.
-    put_batch: this process's rows of a batch, as NumPy -> the batch, on the devices.
-    compile_step: `(state, batch) -> (state, metrics)` -> the same, compiled. The old
-      state is donated, and the new state has its layout.
-    compile_embed: `(state, images) -> [B, D]` -> a function of a state and of this
-      process's images, as NumPy, that gives the global batch's rows, as NumPy.
+    make_state: calls a function that draws a state, and lays the state out on the
+      devices. A restored state must have the same shardings.
+    put_batch: lays this process's rows of a batch (NumPy) out on the devices.
+    compile_step: compiles a step `(state, batch) -> (state, metrics)`. The old state is
+      donated, and the new state has its layout.
+    compile_embed: compiles `(state, images) -> [B, D]` to a function of a state and
+      this process's images (NumPy), which returns the rows of the global batch (NumPy).
   """
 
   axis_name: str | None
@@ -62,13 +62,13 @@ def split_batch(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
 def _make_state(
   init: Callable[[], PyTree], shardings_of: Callable[[PyTree], PyTree]
 ) -> PyTree:
-  """Draws a state on the devices where it is to live, and nowhere else."""
+  """Draws a state directly on its devices, so that no device ever holds all of it."""
   shardings = shardings_of(jax.eval_shape(init))
   return jax.jit(init, out_shardings=shardings)()
 
 
 def _embed_over(batch_sharding: NamedSharding) -> Callable[..., Any]:
-  """`Placement.compile_embed` where a batch is split over a mesh."""
+  """The `compile_embed` of a placement that splits a batch over a mesh."""
   everywhere = NamedSharding(batch_sharding.mesh, PartitionSpec())
   put_batch = split_batch(batch_sharding)
 
@@ -86,14 +86,14 @@ def _with_shardings(
 
   Args:
     batch_sharding: splits the rows of a batch over the devices.
-    shardings_of: a state, or its shapes -> a tree of the same form, of shardings.
+    shardings_of: maps a state, or its shapes, to a tree of shardings of the same form.
   """
 
   def compile_step(step):
     def placed(state, batch):
       state, metrics = step(state, batch)
-      # Without this the compiler may choose another layout for the new state, which
-      # then could not take the place of the old one.
+      # Otherwise the compiler may choose another layout for the new state, which could
+      # then not reuse the memory of the old state.
       return jax.lax.with_sharding_constraint(state, shardings_of(state)), metrics
 
     return jax.jit(placed, donate_argnums=0)
@@ -143,7 +143,7 @@ def with_class_sharding(mesh: ClassMesh) -> Placement:
   vectors over the class axis, and the model is replicated.
 
   Args:
-    mesh: the mesh that the objective and its loss are bound to.
+    mesh: the mesh that the objective was made with.
   """
   return _with_shardings(
     mesh.batch_sharding, lambda state: state_shardings(state, mesh)
@@ -160,8 +160,8 @@ def with_pmap(devices: Devices = None) -> Placement:
     return rows.reshape(len(devices), -1, *rows.shape[1:])
 
   def compile_step(step):
-    # Every device computes the same new state from the sums over all of them, so that
-    # neither the state nor the metrics need an axis of devices.
+    # The step sums over all devices, so each computes the same new state; neither the
+    # state nor the metrics need an axis of devices.
     return jax.pmap(
       step,
       axis_name=DATA_AXIS,
@@ -181,10 +181,10 @@ def with_pmap(devices: Devices = None) -> Placement:
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Raises where a batch cannot be split evenly.
+  """Checks that a batch can be split evenly over the devices.
 
   Raises:
-    ValueError: naming the batch sizes nearby that would fit.
+    ValueError: if it cannot; the message names the nearest sizes that fit.
   """
   if batch_size < 1 or batch_size % num_devices:
     below = batch_size // num_devices * num_devices

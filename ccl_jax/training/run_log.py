@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: `metrics.jsonl`, and TensorBoard's copy."""
+"""The log of a running training: `metrics.jsonl`, and a copy for TensorBoard."""
 
 import json
 import logging
@@ -14,10 +14,10 @@ Event = dict[str, Any]  # {"event": kind, "step": int, name: number, ...}
 
 
 def read_events(path: str | Path) -> list[Event]:
-  """The events of a `metrics.jsonl`, in order; none where there is no file.
+  """The events of a `metrics.jsonl`, in order; an empty list if there is no file.
 
-  A last line cut short by a kill is left out, and so is a line that is no event, which
-  a warning names.
+  A last line that a kill has cut short is left out, and so is a line that is no event,
+  which a warning names.
   """
   path = Path(path)
   lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
@@ -44,10 +44,10 @@ class RunLog:
   """Appends events to `metrics.jsonl` and to a TensorBoard log; a context manager.
 
   Args:
-    directory: of the run; None keeps the events in memory alone, as all but the first
-      of several processes do.
-    step: where the run starts or resumes. Events after it, and the test at its end,
-      left by a run that was killed, are dropped: they are about to be made again.
+    directory: the run's directory; None keeps the events in memory only, for processes
+      other than the first.
+    step: the step at which the run starts or resumes. Later events and the final test,
+      which a killed run has left, are dropped, since the run writes them again.
   """
 
   def __init__(self, directory: str | Path | None, *, step: int):

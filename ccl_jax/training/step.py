@@ -26,7 +26,7 @@ class TrainState:
 
   step: PyTree  # i32 scalar: steps taken
   params: PyTree  # {"model": ..., "objective": ...}
-  model_state: PyTree  # what the model keeps beside its params, as batch statistics
+  model_state: PyTree  # the model's other variables, such as batch statistics
   objective_state: PyTree  # the center bank, a memory, or nothing
   opt_state: PyTree
 
@@ -41,7 +41,7 @@ def init_state(
   optimizer: optax.GradientTransformation,
   image: Num[np.ndarray, "H W C"],
 ) -> TrainState:
-  """Draws the parameters; `image` is any one example, for its shape and type."""
+  """Draws the parameters; `image` is any example and gives the shape and type."""
   model_key, objective_key = jax.random.split(key)
   variables = jax.jit(model.init)(model_key, image[None])
   model_state = {name: v for name, v in variables.items() if name != "params"}
@@ -68,10 +68,10 @@ def make_train_step(
 
   Args:
     model: maps images [B, H, W, C] to embeddings [B, D].
-    objective: the loss and what it learns or remembers.
-    optimizer: over `{"model", "objective"}` params.
-    key: randomness of the model and of the objective; every step folds its number in,
-      so that a resumed run draws what an uninterrupted one would have drawn.
+    objective: the loss with its parameters and its state.
+    optimizer: updates the params `{"model", "objective"}`.
+    key: randomness of the model and of the objective. Every step folds its number in,
+      so that a resumed run draws the same numbers as an uninterrupted run.
     axis_name: the mapped axis under `pmap`; None under `jit`, where the batch is global
       and needs no collective.
 
@@ -120,7 +120,7 @@ def make_embed_step(
 ) -> Callable[[TrainState, Any], Float[Array, "B D"]]:
   """A pure step `(state, images [B, H, W, C]) -> [B, D]`, float32, for evaluation.
 
-  `method` names the model's method that embeds, where it is not the one that trains.
+  `method` names the model's method that embeds; None: the method that trains.
   """
 
   def embed_step(state: TrainState, images):

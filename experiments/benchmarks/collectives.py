@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, and the bytes that they bring to a device."""
+"""The collectives of a compiled program, and the bytes that a device receives."""
 
 import math
 import re
@@ -21,10 +21,10 @@ class Collective(NamedTuple):
   """One collective operation.
 
   Attributes:
-    kind: as HLO names it.
-    shape: of its result, in HLO's notation.
-    devices: that take part in one group of it.
-    bytes: that a device receives, by the algorithm that moves the fewest (a ring).
+    kind: its name in HLO.
+    shape: shape of its result, in HLO's notation.
+    devices: number of devices in a group.
+    bytes: bytes that a device receives, by the algorithm that moves fewest (a ring).
   """
 
   kind: str
@@ -36,10 +36,11 @@ class Collective(NamedTuple):
 def collectives(program: str) -> list[Collective]:
   """The collectives in the text of a compiled program (`compiled.as_text()`).
 
-  Those of a loop count once: the loops of this project hold none (see the tests).
+  A collective in a loop counts once; the loops of this project have no collectives (see
+  the tests).
 
   Raises:
-    ValueError: for a collective whose devices the text does not tell.
+    ValueError: if the text does not say which devices take part.
   """
   found = []
   for match in _INSTRUCTION.finditer(program):

@@ -1,11 +1,11 @@
-"""What a class-sharded step moves between devices, by classes and mesh.
+"""The bytes that a class-sharded step moves between devices, by classes and mesh.
 
   python -m experiments.benchmarks.communication --out=communication.json
 
-Compiles the loss, its gradient in the embeddings and the centers' step for eight
-simulated devices, and reads every collective from the program. Bytes are those that one
-device receives in a step, by a ring; B x D is that of the global batch, in float32.
-Nothing is run, so the number of classes costs no memory.
+The command compiles the loss, its gradient in the embeddings and the centers' step for
+eight simulated devices, and reads every collective from the program. Bytes are those
+that one device receives in a step, by a ring; B x D is the size of the global batch in
+float32. Nothing is run, so that many classes need no memory.
 """
 
 import argparse

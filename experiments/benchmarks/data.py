@@ -4,13 +4,14 @@
 
 The photographs are JPEG files made from the two that scikit-learn ships, in the sizes
 of CUB-200-2011 (500 x 375) and of a phone (1600 x 1200). Every contestant cuts a random
-box, resizes it, may mirror it, and stacks batches. Pillow's loader is what one writes
-first: the same steps for each image, in a pool of threads or of processes that works a
-batch ahead. torchvision's, with PyTorch's DataLoader, runs where it is installed.
+box, resizes it, may mirror it, and stacks batches. The Pillow loader is the obvious
+program: the same steps for each image, in a pool of threads or processes that works one
+batch ahead. The torchvision loader, with PyTorch's DataLoader, runs if it is installed.
 
-Each contestant has a group of processes of its own, and they take turns, so that a busy
-machine slows all alike; between its turns a group is stopped, or it would read ahead in
-the time of the others. Numbers are medians of the turns. Needs a POSIX system.
+Each contestant has its own group of processes, and contestants take turns, so that a
+busy machine slows all of them alike. Between its turns a group is stopped; otherwise it
+would read ahead during the turns of others. Numbers are medians of the turns. A POSIX
+system is needed.
 """
 
 import argparse
@@ -40,15 +41,15 @@ from ccl_jax.data.examples import Examples
 from ccl_jax.data.sources import folder
 
 SIZES = {"500 x 375": (500, 375), "1600 x 1200": (1600, 1200)}
-FILES, SIZE, BATCH = 32, 224, 32  # photographs of a size; pixels; images of a batch
-# Batches of a turn: several times what ccl_jax works on at once (8 in threads, up to 16
-# with two workers), since those end at about the same time.
+FILES, SIZE, BATCH = 32, 224, 32  # photographs per size; pixels; images in a batch
+# Batches in a turn: several times those that ccl_jax works on at once (8 in threads, up
+# to 16 with two workers), since they finish at about the same time.
 BATCHES = 32
 CORES = os.cpu_count() or 1
 
 
 def write_photographs(root: Path) -> None:
-  """Different cuts of two photographs, all of each size."""
+  """Writes different cuts of two photographs in each size."""
   from sklearn.datasets import load_sample_images
 
   photographs = [Image.fromarray(image) for image in load_sample_images().images]
@@ -83,7 +84,7 @@ def with_ccl_jax(root: Path, view: views.View, workers: int) -> Iterator:
 
 
 def repeated(examples: Examples) -> Examples:
-  """So many examples of the same files that a batch can be filled."""
+  """Repeats the examples until they fill a batch."""
   rows = np.arange(BATCH) % len(examples)
   return Examples(
     source=examples.source,
@@ -116,7 +117,7 @@ def load_with_pillow(path: str) -> np.ndarray:
 
 
 def with_pillow(root: Path, pool: futures.Executor) -> Iterator:
-  """Batches of a pool that is always a batch ahead."""
+  """Batches from a pool that always works one batch ahead."""
   paths = sorted(map(str, root.iterdir()))
 
   def batches():
@@ -182,11 +183,11 @@ class Contestant:
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=serve, args=(name, root, theirs))
     self._process.start()
-    self._pipe.recv()  # from here on it leads a group
+    self._pipe.recv()  # the process now leads a group
     self.take(BATCHES)  # starts the workers
 
   def take(self, batches: int) -> float:
-    """Loads some batches; returns the seconds they took."""
+    """Loads that many batches; returns the seconds they took."""
     self._signal(signal.SIGCONT)
     self._pipe.send(batches)
     seconds = self._pipe.recv()

@@ -1,17 +1,18 @@
-"""One step of the loss over many classes: ccl_jax, and the same in its peers.
+"""Times one step of the loss over many classes, in ccl_jax and in its peers.
 
   python -m experiments.benchmarks.loss --out=loss.json
   python -m experiments.benchmarks.loss --size 256 131072 512
   python -m experiments.benchmarks.loss --size 1024 1000000 512 --dtype=bfloat16  # GPU
 
-All take the CosFace loss of the same arrays, its gradient in the embeddings, and a step
-of the centers: ccl_jax moves its bank, the others take the gradient in the centers and
-a step of plain SGD. The first losses are compared before anything is timed. The
-contestants take turns, so that a busy machine slows all alike, beside two bare matrix
-products of that size, below which no exact loss with a gradient gets. Memory is what a
-step adds to its arguments, at its peak, measured in a process of its own (Linux, or
-JAX on an accelerator). On a GPU, PyTorch runs there too. Everything is float32, but for
-`--dtype`, the type of our bank and of our and the floor's products.
+All contestants compute the CosFace loss of the same arrays, its gradient in the
+embeddings, and a step of the centers: ccl_jax moves its bank, the others take the
+gradient in the centers and a step of plain SGD. The first losses are compared before
+anything is timed. Contestants take turns, so that a busy machine slows all of them
+alike. The floor is two bare matrix products of that size, which every exact loss with a
+gradient needs. Memory is the peak that a step adds to its arguments, measured in a
+separate process (Linux, or JAX on an accelerator). PyTorch uses a GPU too if there is
+one. Everything is float32, except that `--dtype` sets the type of our bank, of our
+products and of the floor.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from ccl_jax.vectors import unit
 SCALE, MARGIN, MOMENTUM, LEARNING_RATE = 64.0, 0.35, 0.5, 0.1
 SIZES = [[128, 11264, 512], [256, 131072, 512]]
 FLOOR, OURS, ARCFACE = "two matrix products", "ccl_jax", "ccl_jax, ArcFace"
-# A step returns its loss, None if there is none.
+# A step returns its loss, or None for the floor, which has no loss.
 Step = Callable[[], float | None]
 
 
@@ -116,7 +117,7 @@ def with_bank(
 
 
 def plain_jax(dtype, embeddings, labels, vectors) -> Step:
-  """As one would write it, the centers trained."""
+  """The loss in plain JAX, with trained centers."""
 
   def train(vectors, embeddings, labels):
     def mean_loss(vectors, z):
@@ -164,7 +165,7 @@ def pytorch_metric_learning(dtype, embeddings, labels, vectors) -> Step:
   from pytorch_metric_learning.losses import CosFaceLoss
 
   loss = CosFaceLoss(*vectors.shape, margin=MARGIN, scale=SCALE)
-  # It holds the classes as columns.
+  # This library holds the classes as columns.
   columns = torch.from_numpy(vectors.T.copy()).to(torch_device())
   loss.W = torch.nn.Parameter(columns)
   return torch_step(loss, loss.W, embeddings, labels)
@@ -211,7 +212,7 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
 def compare(
   num_rows: int, num_classes: int, dim: int, dtype: str, turns: int
 ) -> dict[str, dict]:
-  """A row of the table per contestant; an empty one where it is not installed."""
+  """A row of the table for each contestant; empty if it is not installed."""
   size = num_rows, num_classes, dim
   steps: dict[str, Step] = {}
   for name, make in CONTESTANTS.items():
@@ -220,7 +221,7 @@ def compare(
     except ImportError:
       print(f"{name} is not installed: see experiments/benchmarks/requirements.txt")
   first = {name: step() for name, step in steps.items()}
-  for name in steps.keys() - {FLOOR, ARCFACE}:  # which are other functions
+  for name in steps.keys() - {FLOOR, ARCFACE}:  # these compute other functions
     near = 1e-4 if dtype == "float32" else 1e-2
     np.testing.assert_allclose(first[name], first[OURS], rtol=near, err_msg=name)
 
@@ -236,7 +237,7 @@ def compare(
       times[name].append((time.perf_counter() - start) / repeats)
   del steps, step
   medians = {name: statistics.median(values) for name, values in times.items()}
-  products = 4 * num_rows * num_classes * dim  # operations of the two
+  products = 4 * num_rows * num_classes * dim  # operations of the two products
   return {
     name: {
       "milliseconds": round(1000 * medians[name], 2),
@@ -256,7 +257,7 @@ def memory_in_a_process(
   name: str, dtype: str, size: tuple[int, int, int]
 ) -> float | None:
   on_cpu = jax.default_backend() == "cpu"
-  # PyTorch's memory on a GPU is not ours to read.
+  # JAX cannot read PyTorch's memory on a GPU.
   if "orch" in name and not on_cpu or not Path("/proc/self/clear_refs").exists():
     return None
   command = [sys.executable, "-m", "experiments.benchmarks.loss", "--memory-of", name]
@@ -266,7 +267,7 @@ def memory_in_a_process(
 
 
 def step_memory(name: str, dtype: str, *size: int) -> float:
-  """Megabytes that three steps add, at their peak, to what was held before them."""
+  """Megabytes that three steps add, at their peak, to the memory before them."""
   step = CONTESTANTS[name](dtype, *draw(*size))
   if statistics_of := jax.devices()[0].memory_stats():  # an accelerator's
     before = statistics_of["bytes_in_use"]
@@ -274,7 +275,7 @@ def step_memory(name: str, dtype: str, *size: int) -> float:
       step()
     peak = (jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"]
     return round((peak - before) / 1e6, 1)
-  Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+  Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present memory
 
   def resident(which: str) -> float:
     status = Path("/proc/self/status").read_text()

@@ -1,13 +1,13 @@
-"""The memory that a device needs for very many classes, before one is rented.
+"""The memory that a device needs for very many classes, known before it is rented.
 
   python -m experiments.benchmarks.plan --out=plan.json
   python -m experiments.benchmarks.plan --size 8 10000000
 
-Compiles the loss, its gradient in the embeddings and the centers' step for simulated
-devices, and prints what the compiler plans for each: what stays (the bank, or trained
-centers and Adam's two moments) and what the step takes beside it. The model and its
-activations come on top. The plan is that of XLA for CPUs; other back ends differ in
-the small part, the temporaries.
+The command compiles the loss, its gradient in the embeddings and the centers' step for
+simulated devices, and prints the memory that the compiler plans for each device: what
+stays (the bank, or trained centers and Adam's two moments), and what the step needs in
+addition. The model and its activations are not included. The plan is that of XLA for
+CPUs; other back ends differ in the temporaries, which are the smaller part.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
         centers=centers,
         devices=jax.devices()[:devices],
       ).memory_analysis()
-      # Outputs that are not the old state in place.
+      # Outputs that do not reuse the memory of the old state.
       new = memory.output_size_in_bytes - memory.alias_size_in_bytes
       row = {
         "devices": devices,

@@ -1,13 +1,13 @@
-"""Exact cosine search of every row among the others: ccl_jax, plain JAX, faiss-cpu.
+"""Times exact cosine search among all rows in ccl_jax, plain JAX and faiss-cpu.
 
   python -m experiments.benchmarks.retrieval --rows=20000 --dim=512 --k 100 1000
 
-Seconds are the best of --repeats; CPU s is the time of all cores together in that run,
-which a busy machine distorts less. A contestant runs in a process of its own, after a
-warm-up that compiles, and the contestants take turns. Peak memory is what a search adds
-to the process that holds the embeddings, the library's own code included. Agreement is
-the share of the neighbors of 64 rows that float64 NumPy finds as well; random
-embeddings have near ties, so rounding alone takes it a little below 1.
+Seconds are the best of --repeats. CPU s is the time of all cores together in that run,
+which a busy machine distorts less. Each contestant runs in a process of its own, after
+a warm-up that compiles, and contestants take turns. Peak memory is what a search adds
+to the process that holds the embeddings, including the code of the library. Agreement
+is the share of the neighbors of 64 rows that float64 NumPy finds too; random embeddings
+have near ties, so that rounding alone makes it a little less than 1.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def with_ccl_jax(queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray
 
 
 def with_plain_jax(queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-  """What one writes first: a product and a top_k, by blocks of queries."""
+  """The obvious program: a product and a top_k, by blocks of queries."""
   import jax
   import jax.numpy as jnp
 
@@ -81,7 +81,7 @@ def agreement(embeddings: np.ndarray, found: np.ndarray) -> float:
 
 
 def measure(name: str, rows: int, dim: int, k: int) -> dict[str, float]:
-  """Times one search in this, fresh, process."""
+  """Times one search; to be called in a fresh process."""
   embeddings, search = random_embeddings(rows, dim), CONTESTANTS[name]
   kib_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   search(embeddings[:1024], embeddings, k)

@@ -1,4 +1,4 @@
-"""The step of a class-sharded loss, compiled for devices that need not be there."""
+"""Compiles the step of a class-sharded loss for simulated devices."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ Centers = Literal["bank", "bank in bfloat16", "repelling bank", "trained"]
 
 
 def simulate_devices(count: int) -> None:
-  """Lets this process compile for so many CPU devices; before any other use of JAX."""
+  """Gives this process `count` CPU devices; to be called before JAX is used."""
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", count)
 
@@ -33,16 +33,16 @@ def compile_step(
 
   Args:
     num_classes: K.
-    class_shards: devices that share the classes; None: all.
-    rows: B, of the global batch.
+    class_shards: devices that share the classes; None: all devices.
+    rows: B, rows of the global batch.
     dim: D.
-    centers: a momentum bank, in float32 or bfloat16, one that repels, or centers that
-      Adam trains.
-    devices: None: all there are.
+    centers: a bank of class means in float32 or bfloat16, a bank with repulsion, or
+      centers that Adam trains.
+    devices: None: all devices.
 
   Returns:
-    The compiled program, of `(state, {"embedding": [B, D], "label": [B]})`, which gives
-    the new state, the loss and the gradient [B, D].
+    The compiled program `(state, {"embedding": [B, D], "label": [B]}) -> (new state,
+    (loss, gradient [B, D]))`.
   """
   mesh = class_mesh.make(num_classes, class_shards, devices)
   place = placement.with_class_sharding(mesh)

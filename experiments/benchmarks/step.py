@@ -1,13 +1,13 @@
-"""Training steps a second of the default run: ccl_jax, and the same in PyTorch.
+"""Times the training step of the default run in ccl_jax and in PyTorch.
 
   python -m experiments.benchmarks.step --out=step.json
 
 Both train the network of configs/glyphs.py with Center Contrastive Loss, trained
-centers and AdamW on the same batches, already drawn; PyTorch starts from the weights of
-JAX, and the first losses are compared before anything is timed. Each runs in a process
-of its own and they take turns, so that a busy machine slows both alike; the ratio is
-that of the median turns. Another row is the whole training step of ccl_jax, with the
-reading and warping of its images.
+centers and AdamW on the same batches, drawn in advance. PyTorch starts from the weights
+of JAX, and the first losses are compared before anything is timed. Each contestant runs
+in a process of its own, and contestants take turns, so that a busy machine slows both
+alike; the ratio is that of the median turns. A further row is the whole training step
+of ccl_jax, which also reads and warps its images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from configs.base import Config
 from experiments.run import assemble, command_line, datasets
 
 CONFIG = Path("configs", "glyphs.py")
-TURNS, STEPS, DRAWN = 9, 20, 32  # turns of so many steps, over so many batches
+TURNS, STEPS, DRAWN = 9, 20, 32  # turns; steps in a turn; batches drawn in advance
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 class Contestant:
-  """A training run in a process of its own, where no other's threads are in its way."""
+  """A training run in a process of its own, undisturbed by the threads of others."""
 
   def __init__(self, name: str):
     context = multiprocessing.get_context("spawn")
@@ -65,14 +65,14 @@ class Contestant:
     context.Process(target=serve, args=(name, theirs), daemon=True).start()
 
   def take(self, steps: int) -> tuple[float, float]:
-    """Takes some steps; returns the last loss, and the seconds they took."""
+    """Takes that many steps; returns the last loss, and the seconds they took."""
     self._pipe.send(steps)
     return self._pipe.recv()
 
 
 def serve(name: str, pipe) -> None:
-  """Takes as many steps as it is asked for, until the other end of the pipe closes."""
-  # The loss's own numbers, by name, since PyTorch's side reads them too.
+  """Takes the steps that the pipe asks for, until its other end closes."""
+  # The loss's default numbers, given explicitly since the PyTorch step reads them too.
   numbers = {"scale": "16.0", "margin": "0.2", "center_weight": "2.0"}
   config = command_line.load_config(str(CONFIG), numbers)
   data = datasets.load_data(config)

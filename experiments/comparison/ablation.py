@@ -1,4 +1,4 @@
-"""One setting, several values: what a notebook asks for in one line."""
+"""Compares several values of one setting, in one line of a notebook."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ROW = "validation classes"
 class Ablated:
   """The runs of an ablation; a notebook shows them as tables, `figure` draws them."""
 
-  comparison: Comparison  # one row, a column a value
+  comparison: Comparison  # one row, with a column for each value
   results: Sequence[tables.Result]
 
   def _repr_markdown_(self) -> str:
@@ -40,16 +40,16 @@ class Ablated:
 def ablate(config: Config, field: str, values: Sequence[Any]) -> Ablated:
   """Trains a run for each value of a field, and scores it on validation classes.
 
-  It leaves no file.
+  No file is written.
 
   Args:
-    config: of each run, but for the field.
-    field: the full name of a field of the config, as "loss.scale".
-    values: two or more that differ.
+    config: the config of all runs, except for the field.
+    field: the full name of a field of the config, such as "loss.scale".
+    values: two or more different values.
 
   Raises:
-    ValueError: a field that no config has, fewer than two values, or one that no run
-      can use.
+    ValueError: if no config has the field, there are fewer than two values, or a run
+      cannot use a value.
   """
   if len(set(values)) < 2:
     raise ValueError(f"values are {values}: give two or more that differ")

@@ -1,4 +1,4 @@
-"""Figures of a comparison, from its stored results alone."""
+"""Draws the figures of a comparison from its stored results."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from configs.comparison import Comparison
 from experiments.comparison import tables
 
 METRIC = "recall@1"
-GROUPS = ("rare", "medium", "frequent")  # of train classes, where there is an imbalance
-# Ours by thick lines of their own colors, baselines by thin ones of the others.
+GROUPS = ("rare", "medium", "frequent")  # thirds of the train classes in a long tail
+# Our methods have thick lines in colors of their own; baselines have thin lines.
 _OURS = ("#1d6fd8", "#d9680f", "#0f8a5f", "#c02a6b")
 _BASELINES = [
   matplotlib.colormaps["tab20b"](i) for i in (0, 4, 8, 12, 16, 2, 6, 10)
@@ -29,11 +29,11 @@ def draw(
   folder: Path,
   name: str,
 ) -> list[Path]:
-  """Draws what the results hold, and returns the paths of the PNG files."""
+  """Draws the figures for which there are results; returns the paths of the PNGs."""
   figures = {}
   curves = tables.curves(results, METRIC, order.columns[-1])
   field = comparison.varied()
-  # Of two lengths of a run, the longer one's curve tells more than both ends.
+  # With only two lengths of a run, the curve of the longer run tells more.
   if field is not None and (field != "steps" or len(order.columns) > 2):
     title = "Recall@1 of unseen test classes"
     figures[f"{name}.png"] = over_values(results, order, comparison, title)
@@ -49,7 +49,7 @@ def draw(
 
 
 def _over_steps(curves, order: tables.Order, comparison: Comparison) -> Figure:
-  """The curves of validation classes, mean over the seeds with its 95% interval."""
+  """The mean curve of each method on validation classes, with its 95% interval."""
   lines = {
     row: [
       (at[0][0], [value for _, value in at])
@@ -70,7 +70,7 @@ def over_values(
   comparison: Comparison,
   title: str,
 ) -> Figure:
-  """Recall@1 against the one field that the columns of a comparison differ in."""
+  """Recall@1 against the one field in which the columns of a comparison differ."""
   field = comparison.varied()
   assert field is not None
   cells = tables.by_cell(results, METRIC)
@@ -152,7 +152,7 @@ def _draw_lines(
   lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
   comparison: Comparison,
 ) -> None:
-  """A line a method with its interval; its name at its end, in order of the ends."""
+  """Draws a line with its interval for each method, and the name beside its end."""
   colors, ours = _colors(comparison), comparison.ours
   for row, points in lines.items():
     x = [place for place, _ in points]
@@ -166,7 +166,7 @@ def _draw_lines(
   ends = {row: statistics.mean(points[-1][1]) for row, points in lines.items()}
   step = (high - low) / 28
   at = high + step / 2
-  for row in sorted(ends, key=lambda row: -ends[row]):  # pushed down where they'd meet
+  for row in sorted(ends, key=lambda row: -ends[row]):  # a name moves below the last
     at = min(at - step, ends[row])
     axes.annotate(
       f"{row} {ends[row]:.3f}",

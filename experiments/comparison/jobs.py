@@ -1,4 +1,4 @@
-"""The runs of a comparison: which are missing, and how one is done and kept."""
+"""The runs of a comparison: finds missing runs, does them, and stores their results."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from experiments.run.command_line import InputError, exit_on_bad_input
 
 Result = Mapping[str, Any]
 CHOSEN_BY = "recall@1"  # on validation classes
-# What TFDS builds a dataset from.
+# The fields from which a dataset is built.
 DATA_FIELDS = (
   "data.name",
   "data.data_dir",
@@ -37,14 +37,14 @@ DATA_FIELDS = (
 class Job(NamedTuple):
   """A run without a result."""
 
-  study: Path  # the file that its result goes to
-  ids: dict[str, Any]  # what the result says of its place
+  study: Path  # the file of its result
+  ids: dict[str, Any]  # row, column and seed of its result; or row and trial
   config: Config
-  trial: bool  # scored on validation classes; else on the test ones
+  trial: bool  # whether it is scored on validation classes, not on the test classes
 
 
 def train_all(comparison: Comparison, study: Path, search: Path, seeds: int) -> None:
-  """Does every missing run that no other process is at, until none is missing."""
+  """Does the missing runs that no other process does, until no run is missing."""
   _build_data(comparison, search.parent)
   while True:
     with exit_on_bad_input():
@@ -55,9 +55,9 @@ def train_all(comparison: Comparison, study: Path, search: Path, seeds: int) -> 
       with claim(job) as mine:
         if mine and _find(store.read(job.study), job.ids) is None:
           keep(job, run(job.config, trial=job.trial))
-          break  # Its result may allow runs that come before the others.
+          break  # its result may allow runs that come before the others
     else:
-      time.sleep(2)  # The rest is being done by others, or waits for what they do.
+      time.sleep(2)  # other processes do the rest, or do what the rest waits for
 
 
 def _build_data(comparison: Comparison, results: Path) -> None:
@@ -83,13 +83,13 @@ def _build_data(comparison: Comparison, results: Path) -> None:
 def find_missing(
   comparison: Comparison, study: Path, search: Path, seeds: int
 ) -> tuple[list[Job], bool]:
-  """Runs without a result: trials first, then a seed of every cell before the next.
+  """Runs without a result: first the trials, then all cells seed by seed.
 
   Returns:
-    (what can be run now, whether there is more that waits for trials to end).
+    (runs that can start now, whether further runs wait for trials to end).
 
   Raises:
-    InputError: if a result is there and of another config.
+    InputError: if a stored result is of another config.
   """
   done, trials = store.read(search), []
   for number, method in itertools.product(range(comparison.trials), comparison.spaces):
@@ -119,7 +119,7 @@ def find_missing(
 def find_tuned(
   comparison: Comparison, trials: Sequence[Result], method: str
 ) -> dict[str, Any]:
-  """The fields of a method's best trial; of equal ones, the first."""
+  """The tuned fields of a method's best trial; of equal trials, the first."""
   own = [
     trial
     for trial in sorted(trials, key=lambda trial: trial["trial"])
@@ -133,7 +133,7 @@ def find_tuned(
 
 @contextlib.contextmanager
 def claim(job: Job) -> Iterator[bool]:
-  """Whether this process may do a run; no other may, until it is done or dead."""
+  """Whether this process may do a run; no other process may until it ends or dies."""
   name = _slug(" ".join(map(str, [job.study.stem, *job.ids.values()])))
   lock = job.study.with_name(f"{name}.lock")
   lock.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def claim(job: Job) -> Iterator[bool]:
       yield False
       return
     yield True
-    # Whoever waits for the file that is unlinked here finds a result, or a free lock.
+    # A process that opened this file before finds the result, or may lock a new file.
     lock.unlink(missing_ok=True)
 
 
@@ -157,14 +157,14 @@ def keep(job: Job, result: Result) -> None:
 def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   """One run from start to its metrics, without checkpoints or a report.
 
-  A trial is scored on the validation classes, another run on the test classes, and on
-  the validation classes every `eval_every` steps. That a loss diverges is a result too:
-  the run ends there, without metrics, and tables and figures take each to be 0.
+  A trial is scored on the validation classes. Any other run is scored on the test
+  classes, and on the validation classes every `eval_every` steps. A diverging loss is a
+  result too: the run ends without metrics, and tables and figures show 0.
 
   Raises:
-    ValueError: a trial without validation classes.
+    ValueError: if a trial has no validation classes.
   """
-  # Slow to import, and not needed for a table.
+  # These are slow to import, and not needed for a table.
   from experiments.run import assemble, datasets, testing
   from experiments.train import versions
 
@@ -211,17 +211,17 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
 
 
 def _find(results: Sequence[Result], ids: Mapping[str, Any]) -> Result | None:
-  """The result of a place."""
+  """The result that has these ids, if any."""
   return next((r for r in results if all(r.get(k) == ids[k] for k in ids)), None)
 
 
 def _is_missing(job: Job, results: Sequence[Result]) -> bool:
-  """Whether a run has no result; one of another config is an InputError."""
+  """Whether a run has no result; a result of another config raises InputError."""
   found = _find(results, job.ids)
   if found is None:
     return True
-  # A field that came later had its default before, and where the data lie is no part
-  # of what was run.
+  # A field that is newer than the result had its default then. The folder of the data
+  # does not change a result.
   stored, asked = _as_json(Config()) | found["config"], _as_json(job.config)
   if differing := sorted(
     k for k in asked if stored[k] != asked[k] and k != "data.data_dir"

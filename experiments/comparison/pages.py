@@ -5,8 +5,8 @@ A page marks the place of a table by two lines:
   <!-- table: glyphs/steps recall@1 -->
   <!-- end -->
 
-and a command writes what belongs between them, so that no number is copied by hand. The
-marker names the folder of results and the study, and after them the metrics.
+and a command writes the table between them, so that no number is copied by hand. The
+marker names the folder of results, the study, and then the metrics.
 """
 
 import re
@@ -22,11 +22,11 @@ _BLOCK = re.compile(
 
 
 class Marker(NamedTuple):
-  """What a page asks for."""
+  """A table that a page asks for."""
 
-  results: str  # the folder, as "glyphs"
+  results: str  # the folder, such as "glyphs"
   study: str
-  shows: str  # the metrics, with commas between
+  shows: str  # the metrics, separated by commas
 
 
 def markers(text: str) -> list[Marker]:
@@ -35,7 +35,7 @@ def markers(text: str) -> list[Marker]:
 
 
 def rewrite(text: str, make: Callable[[Marker], str | None]) -> str:
-  """The page with its tables made anew; one that `make` gives None for stays."""
+  """The page with new tables; a table stays where `make` returns None."""
 
   def block(match: re.Match[str]) -> str:
     table = make(_marker(match))
@@ -48,7 +48,7 @@ def rewrite(text: str, make: Callable[[Marker], str | None]) -> str:
 
 
 def write(paths: list[Path], make: Callable[[Marker], str | None]) -> None:
-  """Makes the tables of some pages anew, and says which pages changed."""
+  """Rewrites the tables of the pages, and prints which pages changed."""
   for path in paths:
     before = path.read_text()
     after = rewrite(before, make)

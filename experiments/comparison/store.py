@@ -1,9 +1,8 @@
-"""Results of a study as one file of JSON lines, to which several processes append.
+"""Stores the results of a study in a file of JSON lines; several processes may append.
 
-The first line, `{"shared": {...}}`, holds what a row has unless it says otherwise: the
-fields of the config, the versions, the commit. Each further line is a run: its row, its
-column and seed (or its trial), the fields in which it differs and those that it lacks,
-metrics, and a curve.
+The first line, `{"shared": {...}}`, holds defaults for all runs: config, versions and
+commit. Each further line is a run: its row, its column and seed (or its trial), the
+fields that differ from the defaults, the fields that it lacks, metrics, and a curve.
 """
 
 import fcntl
@@ -21,12 +20,12 @@ SHARED = "config", "versions", "commit"
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-  """All runs of a file, each with its whole config; none where there is no file.
+  """All runs of a file, each with its whole config; an empty list without a file.
 
   A last line that a kill has cut short is left out.
 
   Raises:
-    InputError: a line that is no JSON, or a file without its first line.
+    InputError: if a line is no JSON, or the first line is missing.
   """
   lines = path.read_text().split("\n")[:-1] if path.exists() else []
   try:
@@ -38,7 +37,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def append(path: Path, result: Result) -> None:
-  """Adds a run to a file, whole or not at all; the first one also writes its head."""
+  """Adds a run to a file, whole or not at all; the first run also writes line one."""
   path.parent.mkdir(parents=True, exist_ok=True)
   result = {"commit": _commit(), **result}
   with path.open("a+b") as file:
@@ -46,7 +45,7 @@ def append(path: Path, result: Result) -> None:
     file.seek(0)
     text = file.read()
     whole = text.rfind(b"\n") + 1
-    file.truncate(whole)  # of a line that a kill has cut short
+    file.truncate(whole)  # removes a line that a kill has cut short
     head = None
     if whole:
       shared = json.loads(text[: text.index(b"\n")])["shared"]
@@ -65,7 +64,7 @@ def append(path: Path, result: Result) -> None:
 
 
 def _own(result: Result, shared: Result) -> dict[str, Any]:
-  """A run without what it shares."""
+  """A run without the values that equal the shared values."""
   result = json.loads(json.dumps(result))  # lists where a config has tuples
   known = json.loads(json.dumps(shared))
   config = {
@@ -81,7 +80,7 @@ def _own(result: Result, shared: Result) -> dict[str, Any]:
 
 
 def _whole(row: Result, shared: Result) -> dict[str, Any]:
-  """A run with what it shares."""
+  """A run with the shared values filled in."""
   config = {**shared["config"], **row.get("config", {})}
   own = {name: value for name, value in row.items() if name != "absent"}
   for field in row.get("absent", ()):
@@ -90,7 +89,7 @@ def _whole(row: Result, shared: Result) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-  """The commit that the code is at; None outside of a repository."""
+  """The commit of the code; None outside of a repository."""
   command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
   try:
     found = subprocess.run(command, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Stored results of a comparison, as Markdown tables."""
+"""Makes Markdown tables of the stored results of a comparison."""
 
 import math
 import statistics
@@ -9,11 +9,11 @@ from experiments.run.command_line import InputError
 
 Result = Mapping[str, Any]
 BySeed = dict[int, float]
-PART = 0.9  # of the best baseline's final value: how soon is it reached?
+PART = 0.9  # share of the best baseline's final value, whose first step is shown
 
 
 class Order(NamedTuple):
-  """Rows and columns as a table is to show them."""
+  """Rows and columns in the order of a table."""
 
   rows: Sequence[str]
   columns: Sequence[str]
@@ -23,7 +23,7 @@ def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], ByS
   """(row, column) -> seed -> value.
 
   Raises:
-    InputError: a metric that some result does not hold.
+    InputError: if a result does not hold the metric.
   """
   cells: dict[tuple[str, str], BySeed] = {}
   for result in results:
@@ -33,10 +33,10 @@ def by_cell(results: Sequence[Result], metric: str) -> dict[tuple[str, str], ByS
 
 
 def value_of(result: Result, metric: str) -> float:
-  """A metric of a run; 0 if it diverged, and has none.
+  """A metric of a run; 0 if the run diverged and so has no metrics.
 
   Raises:
-    InputError: a metric that the result does not hold.
+    InputError: if the result does not hold the metric.
   """
   if "diverged_at" in result:
     return 0.0
@@ -49,7 +49,7 @@ def value_of(result: Result, metric: str) -> float:
 def curves(
   results: Sequence[Result], metric: str, column: str
 ) -> dict[str, dict[int, list[tuple[int, float]]]]:
-  """Row -> seed -> (step, value on validation classes), 0 where a run had diverged."""
+  """Row -> seed -> (step, value on validation classes); 0 after a run diverged."""
   of_column = [result for result in results if result["column"] == column]
   evaluated = {p["step"] for result in of_column for p in result.get("curve", ())}
   found: dict[str, dict[int, list[tuple[int, float]]]] = {}
@@ -69,9 +69,9 @@ def means(
 
   Args:
     results: as stored.
-    metric: what to show.
-    order: of rows and columns; those without a result are left out.
-    minus: a row that is taken from the others, seed by seed.
+    metric: the metric to show.
+    order: rows and columns; those without a result are left out.
+    minus: a row that is subtracted from the other rows, seed by seed.
   """
   cells = by_cell(results, metric)
   seeds = max(map(len, cells.values()))
@@ -99,7 +99,10 @@ def ranked(
   order: Order,
   ours: Sequence[str],
 ) -> str:
-  """Several metrics side by side, ours in bold; the first one's last column ranks."""
+  """Several metrics side by side; our methods in bold.
+
+  Rows are ordered by the last column of the first metric.
+  """
   cells = {metric: by_cell(results, metric) for metric in metrics}
   best = {
     row: statistics.mean(cells[metrics[0]][row, order.columns[-1]].values())
@@ -125,10 +128,10 @@ def speed(
 ) -> str:
   """Steps until a method's curve reaches parts of the best baseline's final value.
 
-  On the validation classes, of the runs of the last column; a straight line joins the
-  points of a curve. Each seed holds out other classes, so a run is compared with the
-  best baseline's run of the same seed. Empty where no baseline, a method that is not
-  ours, has a curve.
+  Curves are those of the last column on validation classes, joined by straight lines. A
+  baseline is a method that is not ours. Each seed holds out other classes, so a run is
+  compared with the best baseline's run of the same seed. The table is empty if no
+  baseline has a curve.
   """
   found = curves(results, metric, order.columns[-1])
   final = {
@@ -162,7 +165,7 @@ def speed(
 
 
 def first_step(points: Sequence[tuple[int, float]], goal: float) -> float | None:
-  """Where a curve, from 0 at step 0, first reaches a value; None if it never does."""
+  """The step at which a curve, 0 at step 0, first reaches the goal; None if never."""
   if goal <= 0:
     return 0
   before = (0, 0.0)
@@ -175,7 +178,7 @@ def first_step(points: Sequence[tuple[int, float]], goal: float) -> float | None
 
 
 def settings(tuned: Mapping[str, Mapping[str, Any]]) -> str:
-  """What the search has found for each method."""
+  """The settings that the search has found for each method."""
   body = [
     [
       row,
@@ -190,7 +193,7 @@ def settings(tuned: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
-  """`0.612 ± 0.034`; a single value stands alone, none is empty."""
+  """`0.612 ± 0.034`; one value has no interval, and no value gives an empty text."""
   if not values:
     return ""
   mean = f"{statistics.mean(values):.{digits}f}"
@@ -208,6 +211,6 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-  """A table of GitHub's Markdown."""
+  """A table in GitHub's Markdown."""
   lines = [head, ["---"] * len(head), *body]
   return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run; to its loss, in `objective.py`."""
+"""Builds the parts of a run from its config; `objective.py` builds the loss."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from experiments.run.testing import Embed
 
 
 class Run(NamedTuple):
-  """The parts of a run; `init_state` computes, the others only describe."""
+  """The parts of a run; nothing is computed before `init_state` is called."""
 
   placement: placement.Placement
   train_step: step.TrainStep
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
-  """The network; `axis_name` is the one that a mapped training batch is split over."""
+  """The network; `axis_name` is the mapped axis that splits a training batch."""
   if config.model.name == "glyph_net":
     model = GlyphNet(
       dim=config.model.dim, widths=config.model.widths, depth=config.model.depth
@@ -63,12 +63,12 @@ def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
 
 
 def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
-  """A fresh state with its backbone from the config's file of weights, if any.
+  """Loads the backbone of a fresh state from the config's file of weights, if any.
 
-  The state returned has the layout of the one given.
+  The new state has the layout of the old state.
 
   Raises:
-    ValueError, OSError: naming what of the file is missing or does not fit.
+    ValueError, OSError: if the file is missing or does not fit; the message says where.
   """
   if config.model.weights is None:
     return state
@@ -104,13 +104,13 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 def make_embed(
   config: Config, place: placement.Placement | None = None, *, flip: bool = False
 ) -> Embed:
-  """Embeds all of a set of examples; compiled once, whatever their number.
+  """A function that embeds examples; compiled once, whatever their number.
 
   Args:
-    config: of the run.
-    place: where the state lives, with all processes; None: this process's first device.
-    flip: take the mean of the embeddings of an image and of its mirror image, each at
-      unit length.
+    config: the run's config.
+    place: the placement of the state over all processes; None: this process's first
+      device.
+    flip: whether to average the unit embeddings of an image and of its mirror image.
   """
   processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
   place = place or placement.with_jit(jax.local_devices()[:1])
@@ -136,7 +136,7 @@ def make_embed(
 
 
 def make_mesh(config: Config, num_classes: int) -> class_mesh.ClassMesh | None:
-  """The mesh that the centers are split over, if they are."""
+  """The mesh that the centers are split over; None if they are not split."""
   if config.parallel != "class_sharded":
     return None
   return class_mesh.make(num_classes, config.class_shards or None)
@@ -145,7 +145,7 @@ def make_mesh(config: Config, num_classes: int) -> class_mesh.ClassMesh | None:
 def make_placement(
   config: Config, mesh: class_mesh.ClassMesh | None = None
 ) -> placement.Placement:
-  """Checks the batch against the devices; refuses what does not divide."""
+  """The placement; raises ValueError if the batch does not divide over the devices."""
   placement.check_batch_size(config.batch_size, jax.device_count())
   if mesh is not None:
     return placement.with_class_sharding(mesh)
@@ -230,13 +230,13 @@ def steps(run: Run, config: Config, data: Data) -> Iterator[loop.Step]:
 
 
 def restore(rundir: Path) -> step.TrainState:
-  """What the newest checkpoint in a run's folder has of the model.
+  """Reads the model from the newest checkpoint in a run's folder.
 
-  The class vectors and the optimizer's state, which may be larger than a device, stay
-  on the disk.
+  The class vectors and the optimizer's state, which may be larger than a device, are
+  not read.
 
   Raises:
-    ValueError: if the run has saved none yet.
+    ValueError: if the run has no checkpoint yet.
   """
   path = rundir / workdir.CHECKPOINTS
   if path.is_dir():

@@ -1,8 +1,10 @@
 """Embeddings on disk: a folder of .npy files, to search or to study elsewhere.
 
-`embeddings.npy` f32[N, D], not normalized; `labels.npy` i32[N]; `ids.npy`, N strings, a
-picture's path or its number; `classes.txt`, the name of label i on line i + 1; and
-`about.json`, whose they are.
+- `embeddings.npy`: f32[N, D], not normalized
+- `labels.npy`: i32[N]
+- `ids.npy`: N strings, the path or the number of each picture
+- `classes.txt`: the name of label i on line i + 1
+- `about.json`: the run, step and pictures that the embeddings belong to
 """
 
 import json
@@ -19,7 +21,7 @@ ABOUT = "about.json"
 
 
 class Saved(NamedTuple):
-  """What a folder holds."""
+  """The contents of a folder of embeddings."""
 
   embeddings: np.ndarray  # [N, D]
   labels: np.ndarray  # [N]
@@ -30,7 +32,7 @@ class Saved(NamedTuple):
 def save(
   folder: Path, examples: Examples, embeddings: np.ndarray, about: dict[str, Any]
 ) -> None:
-  """Writes the embeddings of some examples, in their order."""
+  """Writes the embeddings of the examples, in their order."""
   folder.mkdir(parents=True, exist_ok=True)
   np.save(folder / "embeddings.npy", embeddings)
   np.save(folder / "labels.npy", examples.labels)
@@ -43,7 +45,7 @@ def load(folder: Path) -> Saved:
   """Reads what `save` wrote.
 
   Raises:
-    ValueError: a folder that holds none, or files that do not belong together.
+    ValueError: if the folder holds no embeddings, or its files differ in length.
   """
   if not (folder / ABOUT).is_file():
     inner = sorted(path.parent.name for path in folder.glob(f"*/{ABOUT}"))
@@ -59,10 +61,10 @@ def load(folder: Path) -> Saved:
 
 
 def pictures_of(saved: Saved, state: TrainState, data: Data) -> Examples:
-  """The part of a run's data that saved embeddings are of, in their order.
+  """The part of a run's data that the saved embeddings belong to, in their order.
 
   Raises:
-    ValueError: embeddings of another step or of other pictures.
+    ValueError: if the embeddings are of another step or of other pictures.
   """
   if saved.about["step"] != state.step:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""From a config to its loss, bound to the class vectors that it learns or remembers."""
+"""Builds the loss of a config, bound to the class vectors that it learns or moves."""
 
 import functools
 import inspect
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from ccl_jax import centers, class_mesh, losses, objectives
 from configs.base import Config
 
-# Losses over class vectors. Those that are one class softmax take `losses.Over`, and so
-# go over a class mesh and over a sample of the classes.
+# Losses over class vectors. Those that take `losses.Over`, the class softmaxes, can use
+# a class mesh and a sample of the classes.
 OVER_CLASSES = {
   "arcface": losses.arcface,
   "center_contrastive": losses.center_contrastive,
@@ -21,7 +21,7 @@ OVER_CLASSES = {
   "proxy_nca": losses.proxy_nca,
   "soft_triple": losses.soft_triple,
 }
-# Losses over the rows of a batch: by their labels, and by the image that each shows.
+# Losses over the rows of a batch, by label; and by label and image.
 BY_LABEL = {
   "contrastive": losses.contrastive,
   "multi_similarity": losses.multi_similarity,
@@ -41,10 +41,10 @@ def make_objective(
   axis_name: str | None = None,
   mesh: class_mesh.ClassMesh | None = None,
 ) -> objectives.Objective:
-  """Binds the loss to trained centers or to the bank, where it takes any.
+  """Binds the loss to trained centers, the bank or a memory, as its kind needs.
 
   Raises:
-    ValueError: if the loss has no such centers, naming what it can have.
+    ValueError: if the loss cannot do what the config asks; the message says what can.
   """
   _check(config)
   dim = config.model.projection[-1] if config.model.projection else config.model.dim
@@ -71,7 +71,7 @@ def make_objective(
 def _over_classes(
   config: Config, num_classes: int, dim: int, axis_name, mesh
 ) -> objectives.Objective:
-  """A loss over class vectors: trained ones, or those of a bank."""
+  """Binds a loss to trained class vectors or to those of a bank."""
   loss = _with_settings(OVER_CLASSES[config.loss.name], config)
   several = config.loss.centers_per_class if config.loss.name == "soft_triple" else None
   if config.loss.centers == "trained":
@@ -97,7 +97,7 @@ def _over_classes(
 
 
 def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., Any]:
-  """The loss with those of its settings that the config gives a number for."""
+  """The loss with the settings for which the config has a number."""
   given = {name: getattr(config.loss, name, None) for name in settings_of(loss)}
   if config.loss.name == "normalized_softmax":
     given["temperature"] = None if config.loss.scale is None else 1 / config.loss.scale
@@ -106,7 +106,7 @@ def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., An
 
 
 def settings_of(loss: Callable[..., Any]) -> list[str]:
-  """Names of what a loss reads beside its arrays."""
+  """The names of a loss's settings, which are its keyword-only arguments."""
   parameters = inspect.signature(loss).parameters.values()
   return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
@@ -118,7 +118,7 @@ def _rule(config: Config) -> centers.Rule:
 
 
 def _already_visited(objective: objectives.Objective) -> objectives.Objective:
-  """A bank's objective, without the rule that a class's first visit has of its own."""
+  """A bank's objective that treats the first visit of a class like later visits."""
 
   def init(key):
     params, bank = objective.init(key)
@@ -129,11 +129,8 @@ def _already_visited(objective: objectives.Objective) -> objectives.Objective:
 
 def _class_softmaxes() -> list[str]:
   """The losses that take `losses.Over`."""
-  return [
-    name
-    for name, loss in OVER_CLASSES.items()
-    if "over" in inspect.signature(loss).parameters
-  ]
+  takes = {name: inspect.signature(loss) for name, loss in OVER_CLASSES.items()}
+  return [name for name, signature in takes.items() if "over" in signature.parameters]
 
 
 def _check(config: Config) -> None:
@@ -143,12 +140,12 @@ def _check(config: Config) -> None:
       f"loss.sample_rate={config.loss.sample_rate} with loss.name={config.loss.name}:"
       f" only {known} go over a sample of the classes; give 1, or one of them"
     )
-  if config.parallel == "class_sharded" and config.loss.name in OVER_CLASSES:
-    if config.loss.name not in _class_softmaxes():
-      raise ValueError(
-        f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
-        " are split over devices by class"
-      )
+  unsplit = OVER_CLASSES.keys() - _class_softmaxes()
+  if config.parallel == "class_sharded" and config.loss.name in unsplit:
+    raise ValueError(
+      f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
+      " are split over devices by class"
+    )
   if config.loss.name == "soft_triple" and config.loss.centers == "bank":
     raise ValueError(
       "loss.name=soft_triple with loss.centers=bank: its centers are trained"

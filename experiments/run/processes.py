@@ -1,7 +1,8 @@
-"""Joins the processes of a job, and lets the first one speak for all.
+"""Joins the processes of a job; the first process writes for all of them.
 
 On TPU pods, under Slurm and Open MPI, and in a Kubernetes job, JAX finds the processes
-by itself; elsewhere each is told where the first one listens, and which one it is.
+by itself. Elsewhere, arguments give each process the address of the first process and
+its own number.
 """
 
 import argparse
@@ -37,13 +38,13 @@ def join(args: argparse.Namespace) -> None:
   """Connects to the other processes, if there are any; before any other use of JAX.
 
   Raises:
-    InputError: if only some of the addresses are given, or they contradict each other.
+    InputError: if only part of the arguments is given, or they contradict each other.
   """
-  told = (args.coordinator, args.num_processes, args.process_id)
-  if any(value is not None for value in told):
+  given = (args.coordinator, args.num_processes, args.process_id)
+  if any(value is not None for value in given):
     _check(args)
     jax.distributed.initialize(
-      *told,
+      *given,
       cluster_detection_method="deactivate",
       heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
@@ -51,7 +52,7 @@ def join(args: argparse.Namespace) -> None:
     try:
       jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
     except (ValueError, RuntimeError) as error:
-      # Alone: it found no job to be part of, or is in use already, as in a notebook.
+      # JAX found no job to join, or is in use already, as in a notebook.
       alone = ("coordinator_address", "must be called before")
       if not any(reason in str(error) for reason in alone):
         raise
@@ -82,10 +83,9 @@ def is_first() -> bool:
 
 @contextlib.contextmanager
 def first_goes_first(what: str) -> Iterator[None]:
-  """The first process does it alone, and the others when it is done.
+  """Runs a block in the first process, then in the others when the first is done.
 
-  For work that the others then find done, such as building a dataset on a disk that
-  they share.
+  It is for work that the others then find done, such as a dataset on a shared disk.
   """
   several = jax.process_count() > 1
   if several and not is_first():
@@ -97,9 +97,9 @@ def first_goes_first(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def end_with_the_others() -> Iterator[None]:
-  """Ends this process at once, with a clear message, where another one is lost.
+  """Ends this process at once, with a clear message, if another process is lost.
 
-  What leaving in order would do, saving and saying goodbye, waits for the lost one.
+  An orderly end would save and disconnect, and so wait for the lost process forever.
   """
   try:
     yield

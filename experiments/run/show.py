@@ -1,4 +1,4 @@
-"""Gathers what the report of a run shows."""
+"""Collects the contents of a run's report."""
 
 import re
 import sys
@@ -16,11 +16,11 @@ from configs import base
 from configs.base import Config
 from experiments.run import datasets, testing, workdir
 
-MAPPED = 10_000  # classes that it chooses from for the map of centers
+MAPPED = 10_000  # the most classes from which the map of centers chooses
 
 
 class Images(Sequence):
-  """The images of some examples, decoded when they are looked at."""
+  """Images of the given rows of examples, decoded when they are read."""
 
   def __init__(self, examples: Examples, rows: np.ndarray):
     self._examples, self._rows = examples, rows
@@ -55,7 +55,7 @@ def write_report(
 
 
 def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> page.Neighbors:
-  """Each test picture with its nearest in the gallery, or among the others."""
+  """Each test picture with its nearest pictures, in the gallery or in the test set."""
   gallery = data.gallery or data.test
   images = Images(data.test, np.arange(len(data.test)))
   return page.Neighbors(
@@ -77,8 +77,8 @@ def map_of(
     return None
   classes, first = np.unique(examples.labels, return_index=True)
   if len(classes) > MAPPED:
-    some = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
-    classes, first = classes[some], first[some]
+    kept = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
+    classes, first = classes[kept], first[kept]
   return figures.CenterMap(
     centers=testing.class_centers(class_vectors, classes),
     images=Images(examples, first),
@@ -87,7 +87,7 @@ def map_of(
 
 
 def caption(class_name: str) -> str:
-  """A class's name; for a character, `U+0041`, the character too."""
+  """A class's name; a name like `U+0041` is preceded by its character."""
   if re.fullmatch("U[+][0-9A-F]{4,6}", class_name):
     code = int(class_name[2:], 16)
     # Surrogates, and what lies beyond Unicode, are no characters.

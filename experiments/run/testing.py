@@ -1,4 +1,4 @@
-"""How good a trained state is: retrieval, clusters and probes of its embeddings."""
+"""Scores a trained state by retrieval, clusters and probes of its embeddings."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ from ccl_jax.training import step
 from configs.base import Config
 from experiments.run.datasets import FEW_SHOT_QUERIES, Data, few_shot_kinds
 
-NEIGHBORS = 5  # of each test example, kept for the report
+NEIGHBORS = 5  # kept for each test example, for the report
 
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
 
 
 class Embedded(NamedTuple):
-  """Embeddings and labels of test examples, in their order, and of any gallery."""
+  """Embeddings and labels of the test examples and of the gallery, if any, in order."""
 
   queries: np.ndarray  # [Q, D]
   labels: np.ndarray  # [Q]
@@ -28,12 +28,12 @@ class Embedded(NamedTuple):
 
 
 class Tested(NamedTuple):
-  """What a trained state does on images that no choice was made on."""
+  """The result of a trained state on test images, which no choice has seen."""
 
   metrics: dict[str, float]
   embedded: Embedded
-  neighbors: retrieval.Neighbors  # of the test examples, in their order
-  cells: np.ndarray | None  # accuracy of the linear probe [K, A], where there is a bias
+  neighbors: retrieval.Neighbors  # one row for each test example, in order
+  cells: np.ndarray | None  # accuracy of the linear probe [K, A], if there is a bias
 
 
 def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
@@ -43,14 +43,14 @@ def embed_test(embed: Embed, state: step.TrainState, data: Data) -> Embedded:
 
 
 def score(config: Config, embedded: Embedded) -> dict[str, float]:
-  """Recall@K, MAP@R and R-precision, each row searched in the gallery or the others."""
+  """Recall@K, MAP@R and R-precision; without a gallery, among the other rows."""
   return retrieval.evaluate(*embedded, ks=config.recall_at)
 
 
 def score_with_neighbors(
   config: Config, embedded: Embedded
 ) -> tuple[dict[str, float], retrieval.Neighbors]:
-  """The same by one search that also keeps the nearest rows of each test example."""
+  """The metrics of `score` and the nearest rows of each test example, by one search."""
   among = embedded.gallery is None
   rows = len(embedded.queries) - 1 if among else len(embedded.gallery)
   return retrieval.evaluate_with_neighbors(
@@ -59,7 +59,7 @@ def score_with_neighbors(
 
 
 def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:
-  """NMI and AMI of k-means over all test embeddings, those of the gallery included."""
+  """NMI and AMI of k-means over all test embeddings and the gallery."""
   embeddings, labels = embedded.queries, embedded.labels
   if embedded.gallery is not None and embedded.gallery_labels is not None:
     embeddings = np.concatenate([embeddings, embedded.gallery])
@@ -72,8 +72,8 @@ def test(config: Config, embed: Embed, state: step.TrainState, data: Data) -> Te
   embedded, cells = embed_test(embed, state, data), None
   metrics, neighbors = score_with_neighbors(config, embedded)
   if config.probe != "none":
-    of_train, _ = embed(state, data.train)
-    probed, cells = _probe(config, data.train, of_train, data.test, embedded.queries)
+    fitted, _ = embed(state, data.train)
+    probed, cells = _probe(config, data.train, fitted, data.test, embedded.queries)
     metrics |= probed
   if config.few_shot_tasks:
     metrics |= score_few_shot(config, data.test, embedded.queries)
@@ -127,15 +127,16 @@ def score_few_shot(
 def score_by_rank(
   embeddings: np.ndarray, labels: np.ndarray, tail_ranks: np.ndarray
 ) -> dict[str, float]:
-  """Recall@1 among all rows, of the rare, medium and frequent thirds of the classes.
+  """Recall@1 among all rows, for the rare, medium and frequent thirds of the classes.
 
-  Thirds by rank, and not by the images that are left, hold the same classes whatever
-  the imbalance, so that what it costs them can be told.
+  Classes are grouped by rank, not by their number of images. So a third holds the same
+  classes for every imbalance, and its metric shows what the imbalance costs.
 
   Args:
     embeddings: [N, D]; each row is searched among the others.
-    labels: [N]; those alone in their class are searched in, but not for.
-    tail_ranks: [K], 0..K-1, of each class in the long tail; the last is the rarest.
+    labels: [N]; a row that is alone in its class is no query.
+    tail_ranks: [K], 0..K-1, the rank of each class in the long tail; the highest rank
+      is the rarest class.
   """
   _, nearest = retrieval.search(embeddings, k=1)
   hits = labels[nearest[:, 0]] == labels
@@ -156,7 +157,7 @@ def _probe(
   examples: Examples,
   embeddings: np.ndarray,
 ) -> tuple[dict[str, float], np.ndarray | None]:
-  """Accuracy of a linear probe and of the nearest neighbors, by cells too."""
+  """Accuracy of a linear probe and of nearest neighbors; the probe's also by cell."""
   fitted = train_embeddings, train.labels, embeddings
   if config.probe == "lbfgs":
     by_line = probe.linear(*fitted)
@@ -181,7 +182,7 @@ def _probe(
 
 
 def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
-  """Accuracy by class and attribute, as JSON: None where there is no image."""
+  """Accuracy by class and attribute, for JSON; None for a cell without images."""
   return {
     "classes": list(examples.class_names),
     "attributes": list(examples.bias_names),
@@ -190,9 +191,9 @@ def describe_cells(examples: Examples, cells: np.ndarray) -> dict[str, Any]:
 
 
 def class_centers(class_vectors: jax.Array, classes: np.ndarray) -> np.ndarray:
-  """The vectors [n, D] of n classes, at unit length.
+  """The vectors [n, D] of n classes, scaled to unit length.
 
-  Of a bank that is split over devices only these rows are copied, to each device.
+  If the bank is split over devices, only these rows are copied to each device.
   """
   mesh = getattr(class_vectors.sharding, "mesh", None)
   everywhere = NamedSharding(mesh, PartitionSpec()) if mesh else None

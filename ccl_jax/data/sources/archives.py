@@ -1,4 +1,4 @@
-"""Files by the names their publisher gave them, in folders, .zip and .tar archives."""
+"""Finds files by their published names in folders, .zip and .tar archives."""
 
 import functools
 import lzma
@@ -33,13 +33,13 @@ class Tree:
   """The files of a folder and of the archives in it, as if all were unpacked there.
 
   Args:
-    path: a folder, or an archive in a folder; the archive then comes first.
-    archives: names, below the folder, of archives to look into.
-    folders: names of folders, in the folder or in an archive, whose files count as if
-      they lay beside them: what an archive unpacks to.
+    path: a folder; or an archive in a folder, which is then searched first.
+    archives: paths of further archives to search, relative to the folder.
+    folders: names of folders that an archive unpacks to. Their files are found without
+      the folder's name, both in the folder and in the archives.
 
   Raises:
-    FileNotFoundError: no such file or folder.
+    FileNotFoundError: if there is no such file or folder.
   """
 
   def __init__(
@@ -60,7 +60,7 @@ class Tree:
     self._prefixes = ("", *(f"{folder}/" for folder in folders))
 
   def place(self, name: str) -> tuple[int, int] | None:
-    """A key that sorts files by the order that reads them fastest; None: no file."""
+    """A key that sorts files for fast reading; None if there is no such file."""
     if found := self._find(name):
       return found[0], found[2]
     return None
@@ -69,8 +69,8 @@ class Tree:
     """The content of a file.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: an archive that is damaged there, or a name outside of the folder.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the archive is damaged there, or the name lies outside of the folder.
     """
     found = self._find(name)
     if found is None:
@@ -141,7 +141,7 @@ class _Tar:
 
   @functools.cached_property
   def _members(self) -> dict[str, tarfile.TarInfo]:
-    # Reads the archive to its end: whatever damages it shows here.
+    # This reads the archive to its end, so any damage shows here.
     try:
       members = self._file.getmembers()
     except _DAMAGE as error:
@@ -167,7 +167,7 @@ class _Tar:
 
 
 def _open(path: pathlib.Path) -> _Container:
-  """An archive by its name; it is read when a file is first looked for."""
+  """Chooses the reader by the file's extension; the archive is read at first use."""
   if path.suffix.lower() == ".zip":
     return _Zip(path)
   if path.suffix.lower() in (".tar", ".tgz", ".gz", ".bz2", ".xz"):

@@ -1,11 +1,11 @@
 """BiasedGlyphs: digits whose background nearly always tells their class.
 
-A test of what a network looks at, embedded as Glyphs is: the ten digits of 16 faces,
-white on one of ten colors. In training the color agrees with the digit with
-probability rho; in the test every digit comes on every color equally often. The
-protocol is that of BiasedMNIST (Bahng et al., Learning De-biased Representations with
-Biased Representations, ICML 2020, https://arxiv.org/abs/1910.02806), its colors too;
-faces, warps and counts are ours.
+A test of what a network looks at, built in like Glyphs: the ten digits of 16 faces,
+white on one of ten colors. In training, a share rho of each digit's images has the
+digit's own color; in the test, every digit has every color equally often. Protocol and
+colors are those of BiasedMNIST (Bahng et al., Learning De-biased Representations with
+Biased Representations, ICML 2020, https://arxiv.org/abs/1910.02806); faces, warps and
+counts are ours.
 """
 
 import io
@@ -21,7 +21,7 @@ from ccl_jax.data.examples import Examples
 from ccl_jax.data.sources import tfds_images, typefaces
 
 RHOS = (0.999, 0.997, 0.995, 0.99, 0.95)
-# Of the authors' code (github.com/clovaai/rebias, datasets/colour_mnist.py).
+# From the authors' code (github.com/clovaai/rebias, datasets/colour_mnist.py).
 COLORS = {
   "red": (255, 0, 0),
   "green": (0, 255, 0),
@@ -35,23 +35,23 @@ COLORS = {
   "gray": (128, 128, 128),
 }
 _DIGITS = "0123456789"
-# Warps of a (digit, face) pair; the test's are other draws than the train ones.
+# Numbers of the warps of a (digit, face) pair; train and test share no warp.
 _COPIES = {"train": range(128), "test": range(128, 148)}
 
 
 def choose_colors(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
-  """A color 0..9 for each example, that of its class for a share rho of each class.
+  """Gives a share rho of each class the color of the class, and the rest other colors.
 
   The share is exact, as in the authors' code: floor(rho * n) of the n examples of a
-  class agree, and the others go through the nine other colors in turn.
+  class have its color, and the others take the nine other colors in turn.
 
   Args:
     labels: [N], classes 0..9.
-    rho: 0.1 gives each color to a tenth of each class.
-    seed: of the examples and of the order of the colors.
+    rho: the share; 0.1 gives each color to a tenth of each class.
+    seed: seed of the choice of examples and of the order of the colors.
 
   Returns:
-    i32[N].
+    i32[N], a color 0..9 for each example.
   """
   colors = labels.astype(np.int32)
   rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def choose_colors(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
 
 
 def paint(foreground: np.ndarray, colors: np.ndarray) -> np.ndarray:
-  """White where the foreground u8[N,H,W] is 255, a color [N] where it is 0: RGB."""
+  """RGB images: white where the foreground u8[N,H,W] is 255, colored where it is 0."""
   palette = np.array(list(COLORS.values()), np.float32)
   share = foreground[..., None].astype(np.float32) / 255
   background = palette[colors][:, None, None, :]
@@ -75,8 +75,9 @@ def paint(foreground: np.ndarray, colors: np.ndarray) -> np.ndarray:
 class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
   """Digits of 16 faces, warped and white, on a color that agrees with their class.
 
-  A config for each share rho of the train images whose color agrees. The test split is
-  the same in each: every (digit, color) cell holds every face equally often.
+  There is a config for each rho, the share of train images whose color agrees. All
+  configs have the same test split: every (digit, color) cell holds every face equally
+  often.
   """
 
   VERSION = tfds.core.Version("2.0.0")
@@ -85,14 +86,14 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
     "2.0.0": "The feature `colour` is named `color`; the images are the same.",
   }
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=f"rho_{rho}") for rho in RHOS]
-  # Finding it takes TFDS a package that it does not install, and only downloads use it.
+  # TFDS would find it by a package that it does not install; only downloads use it.
   code_path: Any = None
 
   def __init__(self, *, rho: float, data_dir: str | os.PathLike | None = None):
     """Prepares nothing yet; `download_and_prepare` draws and writes the images.
 
     Raises:
-      ValueError: rho is none of RHOS, or the fonts are not those of the benchmark.
+      ValueError: if rho is not in RHOS, or the fonts are not those of the benchmark.
     """
     if rho not in RHOS:
       raise ValueError(f"rho={rho}: expected one of {', '.join(map(str, RHOS))}")
@@ -161,9 +162,9 @@ def load(
   """Train and test examples, built first if they are not on disk.
 
   Args:
-    data_dir: where TFDS keeps datasets; None honours TFDS_DATA_DIR.
-    rho: the share of the train images whose color agrees with the digit, of RHOS.
-    image_size: side of the images; they are drawn at 32 and scaled down from it.
+    data_dir: where TFDS keeps datasets; None: TFDS_DATA_DIR, or TFDS's own default.
+    rho: the share of the train images whose color agrees with the digit, from RHOS.
+    image_size: side of the images, which are drawn at 32 pixels and resized.
 
   Returns:
     (train, test): 20,480 and 3,200 RGB images, decoded in memory, of the same

@@ -1,4 +1,4 @@
-"""BiasedMNIST: TFDS's `mnist`, painted as BiasedGlyphs is."""
+"""BiasedMNIST: the `mnist` of TFDS with the colors of BiasedGlyphs."""
 
 import dataclasses
 import os
@@ -14,9 +14,9 @@ def load(
 ) -> tuple[Examples, Examples]:
   """Train and test examples; a pixel that is not 0 becomes white, as published.
 
-  The protocol and the colors are those of Bahng et al. (see `biased_glyphs`); which
-  images take which color is a draw of our own. Pictures are set in a black frame of
-  2 pixels before they are painted, which makes them 32 x 32.
+  Protocol and colors are those of Bahng et al. (see `biased_glyphs`); the choice of the
+  images that take a color is drawn here. A black frame of 2 pixels makes the pictures
+  32 x 32 before they are painted.
 
   Args:
     data_dir: where TFDS keeps `mnist`; None honours TFDS_DATA_DIR.
@@ -24,7 +24,7 @@ def load(
       the test images has each color.
 
   Raises:
-    ValueError: if TFDS can neither find nor prepare `mnist`; the message says how to.
+    ValueError: if TFDS can neither find nor prepare `mnist`; the message says how.
   """
   train, test = tfds_images.load("mnist", data_dir, channels=1)
   return _painted(train, rho, seed=0), _painted(test, 0.1, seed=1)

@@ -1,4 +1,4 @@
-"""Cars196: makes and models of cars, half of them never trained on.
+"""Cars196: 196 makes and models of cars; half of them are never trained on.
 
 Krause, Stark, Deng, Fei-Fei, 3D Object Representations for Fine-Grained Categorization,
 4th IEEE Workshop on 3D Representation and Recognition, ICCV 2013.
@@ -13,21 +13,21 @@ import scipy.io
 from ccl_jax.data.sources import published
 from ccl_jax.data.sources.published import Listed
 
-_TRAIN_CLASSES = 98  # classes 1 to 98; the others test
-_WHOLE = "cars_annos.mat"  # of car_ims.tgz
-_HALVES = {  # of cars_train.tgz and cars_test.tgz
+_TRAIN_CLASSES = 98  # classes 1 to 98 train, 99 to 196 test
+_WHOLE = "cars_annos.mat"  # describes car_ims.tgz
+_HALVES = {  # describe cars_train.tgz and cars_test.tgz
   "cars_train": "cars_train_annos.mat",
   "cars_test": "cars_test_annos_withlabels.mat",
 }
-_META = "cars_meta.mat"  # class names of the halves
+_META = "cars_meta.mat"  # class names for the two halves
 
 
 class Cars196ZeroShot(published.Published):
   """Cars196, with classes 1 to 98 to train on and 99 to 196 to test.
 
-  Reads either published layout: car_ims with cars_annos.mat; or cars_train and
-  cars_test with their .mat files. Classes are numbered by the .mat files alone: the
-  names of class folders sort differently from one file system to the next.
+  Both published layouts can be read: car_ims with cars_annos.mat, or cars_train and
+  cars_test with their .mat files. Only the .mat files number the classes, since the
+  names of class folders sort differently on different file systems.
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -43,15 +43,15 @@ class Cars196ZeroShot(published.Published):
   FOLDERS = ("devkit", "cars_train", "cars_test")
 
   def read_lists(self, store) -> published.Lists:
-    # Where both layouts lie together, as in some mirrors, the images tell.
+    # Some mirrors have the lists of both layouts; the images decide between them.
     whole = store.place(_WHOLE) is not None
     if whole and store.place("car_ims/000001.jpg") is None:
       whole = any(store.place(name) is None for name in _HALVES.values())
     images = _read_whole(store) if whole else _read_halves(store)
     lists: dict[str, list[Listed]] = {"train": [], "test": []}
-    for one in images:
-      split = "train" if one.class_id <= _TRAIN_CLASSES else "test"
-      lists[split].append(one)
+    for image in images:
+      split = "train" if image.class_id <= _TRAIN_CLASSES else "test"
+      lists[split].append(image)
     return lists
 
 
@@ -65,9 +65,9 @@ def _read_halves(store: published.Store) -> list[Listed]:
     raise FileNotFoundError(f"{store.path} holds neither {_WHOLE} nor {missing[0]}")
   names = _read_mat(store, _META, "class_names")["class_names"]
   return [
-    one
+    image
     for folder, mat in _HALVES.items()
-    for one in _listed(
+    for image in _listed(
       store, mat, _read_mat(store, mat, "annotations"), names, "fname", f"{folder}/"
     )
   ]

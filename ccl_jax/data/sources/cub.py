@@ -1,4 +1,4 @@
-"""CUB-200-2011: birds, half of whose species are never trained on.
+"""CUB-200-2011: 200 species of birds; half of them are never trained on.
 
 Wah, Branson, Welinder, Perona, Belongie, The Caltech-UCSD Birds-200-2011 Dataset,
 Caltech technical report CNS-TR-2011-001.
@@ -7,7 +7,7 @@ Caltech technical report CNS-TR-2011-001.
 from ccl_jax.data.sources import published
 from ccl_jax.data.sources.published import Listed
 
-_TRAIN_CLASSES = 100  # classes 1 to 100; the others test
+_TRAIN_CLASSES = 100  # classes 1 to 100 train, 101 to 200 test
 _OFFICIAL_TRAIN = 5994  # images of the split for classification, which is not used
 
 

@@ -27,22 +27,24 @@ def load(
 ) -> tuple[Examples, Examples]:
   """Train and test examples of `root/class/image`, or `root/{train,test}/class/image`.
 
-  Without folders train and test, half of the classes train and half test, by a seeded
-  permutation of their sorted names. Hidden files and files that are no images by their
-  extension are ignored. Images are decoded when used; `verify` checks them before.
+  Without the folders train and test, a seeded permutation of the sorted class names
+  chooses half of the classes for training and half for the test. Hidden files and files
+  without an extension of images are ignored. Images are decoded when they are used;
+  `verify` checks them before.
 
   Args:
     root: the folder.
     image_size: side of the (square) images; see `Examples`.
     channels: 1 (gray) or 3 (RGB).
-    seed: of the split of the classes.
+    seed: seed of the split of the classes.
 
   Returns:
     (train, test).
 
   Raises:
-    FileNotFoundError: no such folder.
-    ValueError: fewer than two classes in a split, or a class of fewer than two images.
+    FileNotFoundError: if there is no such folder.
+    ValueError: if a split has fewer than two classes, or a class has fewer than two
+      images.
   """
   root = pathlib.Path(root)
   if not root.is_dir():
@@ -50,7 +52,7 @@ def load(
       f"{root} is not a folder: give one that holds a folder of images for each class"
     )
   train, test = root / "train", root / "test"
-  if _folders(train) or _folders(test):  # Without folders in it, train is a class.
+  if _folders(train) or _folders(test):  # without folders in it, `train` is a class
     return _examples(train, 2, image_size, channels), _examples(
       test, 2, image_size, channels
     )
@@ -67,12 +69,11 @@ def unlabeled(
 
   Args:
     path: an image file, or a folder searched at every depth.
-    image_size: side of the (square) images; see `Examples`.
-    channels: 1 (gray) or 3 (RGB).
+    image_size, channels: as in `load`.
 
   Raises:
-    FileNotFoundError: no such file or folder.
-    ValueError: a folder without images.
+    FileNotFoundError: if there is no such file or folder.
+    ValueError: if the folder holds no images.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -96,10 +97,10 @@ def unlabeled(
 
 
 def verify(examples: Examples) -> None:
-  """Opens every image, without decoding its pixels, to fail at the start of a run.
+  """Opens every image, without decoding its pixels, so that a run fails at its start.
 
   Raises:
-    ValueError: names the first unreadable image and says what to do.
+    ValueError: if an image is unreadable; the message names the first and what to do.
   """
   for row in tqdm(range(len(examples)), "Checking images"):
     examples.check(row)
@@ -153,5 +154,5 @@ def _is_image(path: pathlib.Path) -> bool:
 
 @functools.cache
 def _extensions() -> frozenset[str]:
-  extensions = Image.registered_extensions()  # Of all formats, written or read.
+  extensions = Image.registered_extensions()  # also of formats that are only written
   return frozenset(end for end, kind in extensions.items() if kind in Image.OPEN)

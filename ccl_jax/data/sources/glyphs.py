@@ -1,7 +1,7 @@
 """Glyphs: recognize characters never seen in training, across typefaces.
 
-The embedded benchmark, drawn from fonts in seconds, with nothing to download. A class
-is a character as several faces draw it; half of the classes train, half test.
+The built-in benchmark: it is drawn from fonts in seconds, with nothing to download. A
+class is a character, drawn by several faces; half of the classes train, half test.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from PIL import Image, features
 from ccl_jax.data.examples import Decoded, Examples
 from ccl_jax.data.sources import tfds_images, typefaces
 
-# Of the default faces, as Pillow 13.0 with FreeType 2.14 draws them.
+# Counts for the default faces, as Pillow 13.0 with FreeType 2.14 draws them.
 DEFAULT_COUNTS = {"classes": 3464, "train": 42336, "test": 21420}
 _COPIES = {"train": 2, "test": 1}  # images of a (character, face) pair
-_SEED = 0  # of the class split
+_SEED = 0  # seed of the class split
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """TFDS warns of every config that it has no list of; each set of fonts is one."""
+  """Silences TFDS, which warns of a config that it does not list: any set of fonts."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -39,15 +39,15 @@ def _quiet() -> Iterator[None]:
 
 
 class Glyphs(tfds.core.GeneratorBasedBuilder):
-  """Characters of many faces, each drawn white on black and warped by its own draw.
+  """Characters of many faces, each drawn white on black and warped at random.
 
-  Source: the fonts that matplotlib ships, or any folder of fonts. Characters that draw
-  the same bitmap in some face (Latin A, Greek Alpha, Cyrillic A) are one class. The
-  name of the config holds a checksum of the fonts, so two sets never share a folder.
+  The fonts are those that matplotlib ships, or a folder of fonts. Characters that have
+  the same bitmap in any face (Latin A, Greek Alpha, Cyrillic A) are one class. The name
+  of the config has a checksum of the fonts, so that two sets never share a folder.
   """
 
   VERSION = tfds.core.Version("1.0.0")
-  # Finding it takes TFDS a package that it does not install, and only downloads use it.
+  # TFDS would find it by a package that it does not install; only downloads use it.
   code_path: Any = None
 
   def __init__(
@@ -61,11 +61,11 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
     Args:
       fonts: folder of .ttf, .otf or .ttc files; None takes the 16 default faces.
-      min_faces: a character is kept if at least so many faces have it.
-      data_dir: where TFDS keeps datasets; None is its own default.
+      min_faces: a character is kept if at least this many faces have it.
+      data_dir: where TFDS keeps datasets; None: TFDS's own default.
 
     Raises:
-      ValueError: no usable fonts, or fewer faces than min_faces.
+      ValueError: if there are no usable fonts, or fewer faces than min_faces.
     """
     self._faces = (
       typefaces.default_faces() if fonts is None else typefaces.find_faces(fonts)
@@ -150,10 +150,10 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     for face, drawn in zip(self._faces, drawings, strict=True):
       chars = [char for char in wanted if char in drawn]
       for start in range(0, len(chars), 512):
-        some = chars[start : start + 512]
+        chunk = chars[start : start + 512]
         for copy in range(copies):
-          images = typefaces.warp([drawn[char] for char in some], some, face, copy)
-          for char, image in zip(some, images, strict=True):
+          images = typefaces.warp([drawn[char] for char in chunk], chunk, face, copy)
+          for char, image in zip(chunk, images, strict=True):
             example = {
               "image": io.BytesIO(typefaces.png(image)),
               "label": labels[char],
@@ -171,12 +171,12 @@ def load(
   """Train and test examples of Glyphs, built first if they are not on disk.
 
   Args:
-    data_dir: where TFDS keeps datasets; None honours TFDS_DATA_DIR.
+    data_dir: where TFDS keeps datasets; None: TFDS_DATA_DIR, or TFDS's own default.
     fonts: folder of fonts to draw; None takes the 16 default faces.
 
   Returns:
     (train, test): disjoint classes, gray images 32 x 32, decoded in memory. The
-    copies of a (character, face) pair are a group.
+    copies of a (character, face) pair form a group.
   """
   with tfds_images.named_when_damaged(data_dir, Glyphs.name):
     builder = Glyphs(fonts=fonts, data_dir=data_dir)
@@ -204,9 +204,9 @@ def _read(builder: Glyphs, split: str) -> Examples:
 
 
 def _decode(builder: Glyphs, split: str) -> dict[str, np.ndarray]:
-  """Of all records: images u8[N,32,32,1], labels i32[N], and drawings i32[N].
+  """Reads all records: images u8[N,32,32,1], labels i32[N], and drawings i32[N].
 
-  Copies of one (character, face) pair share the number of their drawing.
+  Copies of a (character, face) pair have the same number in `drawings`.
   """
   records = tfds_images.open_records(builder, split)
   images = np.empty((len(records), typefaces.SIZE, typefaces.SIZE, 1), np.uint8)

@@ -42,7 +42,7 @@ class InShopRetrieval(published.Published):
         )
       path, item, split = row
       lists[split].append(Listed(path, int(item.removeprefix("id_")), item))
-    items = {split: {one.class_id for one in some} for split, some in lists.items()}
+    items = {s: {image.class_id for image in images} for s, images in lists.items()}
     if items["query"] != items["gallery"] or items["query"] & items["train"]:
       raise ValueError(
         f"{_LIST} in {store.path}: query and gallery must hold the same items, and"

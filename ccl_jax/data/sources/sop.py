@@ -1,4 +1,4 @@
-"""Stanford Online Products: 22,634 products that were for sale, half never trained on.
+"""Stanford Online Products: 22,634 products; half of them are never trained on.
 
 Song, Xiang, Jegelka, Savarese, Deep Metric Learning via Lifted Structured Feature
 Embedding, CVPR 2016, arXiv 1511.06452.
@@ -33,8 +33,8 @@ class StanfordOnlineProductsZeroShot(published.Published):
         lists[split].append(Listed(name, number, f"{number} of kind {kind + 1}"))
     else:
       lists = {split: _read_list(store, name) for split, name in _LISTS.items()}
-    for split, some in lists.items():
-      ids = {one.class_id for one in some}
+    for split, images in lists.items():
+      ids = {image.class_id for image in images}
       first, last = _CLASS_IDS[split]
       if ids and not first <= min(ids) <= max(ids) <= last:
         raise ValueError(
@@ -51,7 +51,7 @@ def _read_list(store: published.Store, name: str) -> list[Listed]:
       f"{name} in {store.path} opens with {' '.join(header)!r}, expected"
       f" {' '.join(_HEADER)!r}: fetch the archive again"
     )
-  folders: dict[str, str] = {}  # super_class_id -> folder, and back
+  folders: dict[str, str] = {}  # super_class_id -> folder; `kinds` is the inverse
   kinds: dict[str, str] = {}
   for *_, kind, path in rows:
     folder = path.split("/")[0]

@@ -1,4 +1,4 @@
-"""Characters as typefaces draw them, those that look alike, and warps of drawings."""
+"""Draws characters of typefaces, groups those that look alike, and warps drawings."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ccl_jax.data import views
 
-# DejaVu 2.37 and STIX General as matplotlib ships them, and how their SHA-256 starts.
+# DejaVu 2.37 and STIX General as matplotlib ships them: file -> start of its SHA-256.
 DEFAULT_FONTS = {
   "DejaVuSans-Bold.ttf": "b184b89e3c1075f2",
   "DejaVuSans-BoldOblique.ttf": "6edf0283160186af",
@@ -40,8 +40,8 @@ DEFAULT_FONTS = {
 }
 SIZE = 32  # side of a warped image
 
-_UNSHARED = ("Co", "Cs")  # private use, surrogates: each font's own meaning
-_EM, _CANVAS, _BASELINE = 24, 48, 31  # pixels; caps and descenders end up centered
+_UNSHARED = ("Co", "Cs")  # private use and surrogates: fonts disagree on their meaning
+_EM, _CANVAS, _BASELINE = 24, 48, 31  # pixels; capitals and descenders are centered
 _LAYOUT = ImageFont.Layout.BASIC  # one character needs no shaping library
 
 
@@ -49,9 +49,9 @@ _LAYOUT = ImageFont.Layout.BASIC  # one character needs no shaping library
 class Face:
   """One face of a font file."""
 
-  name: str  # the file's, below the folder of fonts; in a collection, with the index
+  name: str  # path below the folder of fonts; in a collection, followed by #index
   path: str
-  index: int  # within the file; above 0 only in collections (.ttc)
+  index: int  # place in the file; above 0 only in collections (.ttc)
   digest: str  # SHA-256 of the file
 
 
@@ -59,7 +59,7 @@ def default_faces() -> list[Face]:
   """The 16 faces of the benchmark.
 
   Raises:
-    ValueError: the installed matplotlib ships other files, named in the message.
+    ValueError: if the installed matplotlib ships other files; the message names them.
   """
   folder = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
   missing = [name for name in DEFAULT_FONTS if not (folder / name).is_file()]
@@ -82,7 +82,7 @@ def find_faces(folder: str | os.PathLike) -> list[Face]:
   """Every face of the .ttf, .otf and .ttc files below a folder, by file name.
 
   Raises:
-    ValueError: no such folder, no font in it, or a file that is not a font.
+    ValueError: if there is no such folder, no font in it, or a file that is no font.
   """
   root = pathlib.Path(folder)
   if not root.is_dir():
@@ -105,16 +105,17 @@ def _faces(root: pathlib.Path, path: pathlib.Path) -> Iterator[Face]:
     raise ValueError(f"{path} is not a font ({error}): remove it") from error
   name = path.relative_to(root).as_posix()
   for index in range(count):
-    # The faces of a collection have names of their own, as records tell them by name.
+    # Faces of a collection need different names, since records identify a face by name.
     yield Face(f"{name}#{index}" if count > 1 else name, str(path), index, digest)
 
 
 def draw(
   faces: Sequence[Face], min_faces: int, only: str | None = None
 ) -> list[dict[int, bytes]]:
-  """Per face {code point: packed 48 x 48 bitmap}, of characters in enough faces.
+  """Draws each face: {code point: packed 48 x 48 bitmap}.
 
-  `only` names the characters that are wanted; None wants all.
+  A character is drawn if at least `min_faces` faces have it; `only` restricts the
+  characters, None takes all.
   """
   charmaps = [FT2Font(f.path, face_index=f.index).get_charmap() for f in faces]
   if only is not None:
@@ -149,7 +150,10 @@ def draw(
 
 
 def look_alikes(drawings: Sequence[dict[int, bytes]]) -> list[list[int]]:
-  """Characters grouped by equal bitmaps in some face, in order of code points."""
+  """Groups characters that have equal bitmaps in any face, in order of code points.
+
+  The groups are the sets of a union-find forest, each rooted at its least code point.
+  """
   parents = {char: char for drawn in drawings for char in drawn}
 
   def root(char: int) -> int:
@@ -160,8 +164,8 @@ def look_alikes(drawings: Sequence[dict[int, bytes]]) -> list[list[int]]:
   for drawn in drawings:
     first: dict[bytes, int] = {}
     for char, drawing in drawn.items():
-      one, other = root(char), root(first.setdefault(drawing, char))
-      parents[max(one, other)] = min(one, other)
+      left, right = root(char), root(first.setdefault(drawing, char))
+      parents[max(left, right)] = min(left, right)
   classes: dict[int, list[int]] = {}
   for char in sorted(parents):
     classes.setdefault(root(char), []).append(char)
@@ -171,8 +175,8 @@ def look_alikes(drawings: Sequence[dict[int, bytes]]) -> list[list[int]]:
 def warp(
   drawings: Sequence[bytes], chars: Sequence[int], face: Face, copy: int
 ) -> np.ndarray:
-  """Warped images u8[N,32,32]; each depends on its own (face, character, copy) only."""
-  # A counter-based generator: moving it to an image's own stream costs microseconds.
+  """Warped images u8[N,32,32]; each depends only on its face, character and copy."""
+  # Philox is counter-based: to jump to the stream of an image costs microseconds.
   stream = np.random.Philox(key=int(face.digest[:24], 16) + face.index)
   rng = np.random.Generator(stream)
   state: Any = stream.state
@@ -183,6 +187,8 @@ def warp(
     stream.state = state
     draws[i] = rng.random(7)
     noise[i] = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
+  # One affine map for each image: up to 0.3 radians, e^0.25 in scale, 4 pixels. It is
+  # applied once, from canvas to image, so that pixels are interpolated only once.
   signed = 2 * draws - 1
   matrices = views.warp_matrices(
     rotation=0.3 * signed[:, 0],
@@ -200,11 +206,14 @@ def warp(
 
 
 def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-  """Blurs f32[N,H,W], each by its own Gaussian of at most 0.7 pixels."""
+  """Blurs images f32[N,H,W], each by its own Gaussian of at most 0.7 pixels.
+
+  Beyond two pixels such a Gaussian is negligible, so five taps suffice.
+  """
   taps = np.exp(-0.5 * (np.arange(3) / np.maximum(sigma, 1e-3)[:, None]) ** 2)
   taps /= taps[:, :1] + 2 * taps[:, 1:].sum(1, keepdims=True)
   middle, near, far = taps.astype(np.float32).T[..., None, None]
-  for _ in range(2):  # Along rows, then, transposed, along columns.
+  for _ in range(2):  # along rows; then, since the result is transposed, along columns
     p = np.pad(images, ((0, 0), (0, 0), (2, 2)))
     images = (
       middle * images
@@ -215,14 +224,16 @@ def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def png(image: np.ndarray) -> bytes:
-  """A gray image u8[H,W] as PNG; Pillow's writer takes ten times as long."""
+  """Encodes a gray image u8[H,W] as PNG, ten times as fast as Pillow."""
   height, width = image.shape
 
   def chunk(kind: bytes, data: bytes) -> bytes:
     checksum = zlib.crc32(kind + data)
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
-  rows = np.zeros((height, 1 + width), np.uint8)  # A row opens with its filter: none.
+  rows = np.zeros(
+    (height, 1 + width), np.uint8
+  )  # a row starts with its filter: 0, none
   rows[:, 1:] = image
   return b"".join(
     [

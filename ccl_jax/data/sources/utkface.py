@@ -16,20 +16,19 @@ _NAME = re.compile(r"(\d+)_([01])_([0-4])_\d+\.jpg(\.chip\.jpg)?")
 def load(
   root: str | os.PathLike, *, image_size: int, channels: int = 3, seed: int = 0
 ) -> tuple[Examples, Examples]:
-  """Train and test examples: the class is the gender, the bias whether one is white.
+  """Train and test examples: the class is the gender, the bias is white or not white.
 
-  A fifth of the images, drawn with the seed, tests; files whose name tells no gender or
-  no ethnicity (a few of the published ones) are left out. The split is our choice.
+  A fifth of the images, drawn with the seed, is the test set; this split is our choice.
+  A few published files, whose names lack gender or ethnicity, are left out.
 
   Args:
     root: the folder of the aligned and cropped faces, searched at every depth.
-    image_size: side of the (square) images; see `Examples`.
-    channels: 1 (gray) or 3 (RGB).
-    seed: of the split.
+    image_size, channels: as in `Examples`.
+    seed: seed of the split.
 
   Raises:
-    FileNotFoundError: no such folder.
-    ValueError: a folder with fewer than ten such files.
+    FileNotFoundError: if there is no such folder.
+    ValueError: if the folder has fewer than ten such files.
   """
   root = pathlib.Path(root)
   if not root.is_dir():
