@@ -65,30 +65,40 @@ def _load(path: str, study: str | None) -> Comparison:
     )
   if study is None:
     return module.get_comparison()
-  studies = module.get_studies() if hasattr(module, "get_studies") else {}
+  studies = _studies(path)
   if study not in studies:
     known = ", ".join(studies) or "none"
     raise InputError(f"--study={study}: the studies of {path} are {known}")
   return studies[study]
 
 
+def _studies(path: str) -> dict[str, Comparison]:
+  """The further comparisons of a config file, by name."""
+  module = command_line.load_module(path)
+  return module.get_studies() if hasattr(module, "get_studies") else {}
+
+
 def table(config: str, results: Path, asked: pages.Marker) -> str | None:
   """What a page asks for; None where it asks for another comparison's results.
 
   Several metrics make one table, which is ranked by the first; `METRIC minus ROW` takes
-  a row from the others, and `speed` is the table of steps to a part of the best.
+  a row from the others, and `speed` is the table of steps to a part of the best. Runs
+  that the config does not define are listed one by one.
   """
   path = results / f"{asked.study}.jsonl"
   if asked.results != results.name or asked.study == CENTERS:
     return None
-  comparison = _load(config, None if asked.study == MAIN else asked.study)
-  order = tables.Order([*comparison.methods], [*comparison.columns])
   stored = store.read(path)
   if not stored:
     raise InputError(f"{path} holds no results, and a page asks for their table")
+  metrics = [metric.strip() for metric in asked.shows.split(";")]
+  defined = {MAIN: None, **{name: name for name in _studies(config)}}
+  if asked.study not in defined:
+    return tables.listed(stored, metrics)
+  comparison = _load(config, defined[asked.study])
+  order = tables.Order([*comparison.methods], [*comparison.columns])
   if asked.shows == "speed":
     return tables.speed(stored, jobs.CHOSEN_BY, order, comparison.ours)
-  metrics = [metric.strip() for metric in asked.shows.split(",")]
   if len(metrics) > 1:
     return tables.ranked(stored, metrics, order, comparison.ours)
   metric, _, minus = metrics[0].partition(" minus ")

@@ -26,7 +26,7 @@ class Marker(NamedTuple):
 
   results: str  # the folder, such as "glyphs"
   study: str
-  shows: str  # the metrics, separated by commas
+  shows: str  # metrics, with semicolons between
 
 
 def markers(text: str) -> list[Marker]:

@@ -123,6 +123,28 @@ def ranked(
   return markdown(["method", *head], body)
 
 
+def listed(results: Sequence[Result], metrics: Sequence[str]) -> str:
+  """Single runs, a line each: methods, conditions, steps, metrics and seconds."""
+  body = [
+    [
+      result["row"],
+      str(result.get("column", "trial")),
+      f"{result['steps']:,}",
+      *(_with_interval(result, metric) for metric in metrics),
+      f"{result['seconds']:,.0f}",
+    ]
+    for result in results
+  ]
+  return markdown(["method", "on", "steps", *metrics, "seconds"], body)
+
+
+def _with_interval(result: Result, metric: str) -> str:
+  """A metric, with the interval that its own run has found for it, if it has one."""
+  value = f"{value_of(result, metric):.3f}"
+  half = result["metrics"].get(metric.replace("accuracy", "interval"))
+  return value if half is None or "accuracy" not in metric else f"{value} ± {half:.3f}"
+
+
 def speed(
   results: Sequence[Result], metric: str, order: Order, ours: Sequence[str]
 ) -> str:

@@ -50,9 +50,9 @@ def check(folder: Path, config: Config) -> None:
 def hold(folder: Path) -> Iterator[None]:
   """Keeps every other run out of a folder for as long as this one lives.
 
-  The folder is made, and is gone again where the run ends before it claims it. The
-  lock ends with the process, however that ends: no run has to remove a lock that another
-  one left. Where the file system has no locks, none is taken.
+  The folder is made, and removed again if the run ends before it has claimed it. The
+  lock ends with its process, so no run has to remove the lock of another. Where the
+  file system has no locks, none is taken.
 
   Raises:
     InputError: if another run holds the folder; the message says which.

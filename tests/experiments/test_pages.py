@@ -10,7 +10,11 @@ from experiments.comparison import pages, store, tables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
-CONFIGS = {"glyphs": "glyphs_comparison", "biased_glyphs": "biased_glyphs"}
+CONFIGS = {
+  "glyphs": "glyphs_comparison",
+  "biased_glyphs": "biased_glyphs",
+  "omniglot": "omniglot",
+}
 PAGES = [path for path in ROOT.rglob("README.md") if pages.markers(path.read_text())]
 
 

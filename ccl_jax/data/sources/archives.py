@@ -70,7 +70,7 @@ class Tree:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the archive is damaged there, or the name lies outside of the folder.
+      ValueError: if the archive is damaged there, or the name leads out of the folder.
     """
     found = self._find(name)
     if found is None:
