@@ -1,13 +1,16 @@
 """Deep metric learning with class centers, as pure functions on arrays.
 
 `import ccl_jax` brings the losses, the center bank, objectives and exact retrieval, and
-needs JAX alone; models, data, training and reports are imported by name.
+needs JAX alone; models, data, training and reports are imported by name, and need
+what `pip install ccl_jax[training]` adds.
 """
 
 from ccl_jax import centers, class_mesh, losses, objectives, retrieval
 from ccl_jax.centers import CenterBank
 from ccl_jax.labels import check_labels
 from ccl_jax.objectives import center_contrastive_loss
+
+__version__ = "0.1.0"
 
 __all__ = [
   "CenterBank",

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
 from ccl_jax.labels import as_classes, drop_padding
-from ccl_jax.vectors import EPSILON, unit, widen
+from ccl_jax.vectors import EPSILON, check_dims, unit, widen
 
 __all__ = ["CenterBank", "Rule", "class_means", "grow", "init", "repulsion", "update"]
 
@@ -142,7 +142,7 @@ def update(
     The new bank.
 
   Raises:
-    ValueError: if the labels' type is too narrow for K.
+    ValueError: if shapes do not fit, or the labels' type is too narrow for K.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -154,6 +154,8 @@ def update(
     [[1.  0. ]
      [0.6 0.8]] [1 1 0]
   """
+  bank = CenterBank(*map(jnp.asarray, bank))  # NumPy's, where it comes from a file
+  check_dims(embeddings=embeddings, centers=bank.centers)
   embeddings = jax.lax.stop_gradient(embeddings)
   if mesh is None:
     num_classes = len(bank.centers)

@@ -30,8 +30,7 @@ def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> Non
     ValueError: naming the first label >= K, its position, and K.
   """
   flat = np.asarray(labels).reshape(-1)
-  if not np.issubdtype(flat.dtype, np.integer):
-    raise ValueError(f"labels have dtype {flat.dtype}; expected integers 0..K-1")
+  _check_integers(flat)
   bad = np.flatnonzero(flat >= num_classes)
   if bad.size:
     raise ValueError(
@@ -48,13 +47,12 @@ def drop_padding(
   To mask the loss alone is not enough: its gradient would hold 0 * NaN = NaN.
 
   Raises:
-    ValueError: if these are not B rows with B labels, which would be broadcast.
+    ValueError: unless there is a row of embeddings, and an integer, for each example.
   """
+  _check_integers(labels)
   if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-    raise ValueError(
-      f"embeddings of shape {embeddings.shape} with labels of shape {labels.shape}: "
-      "expected [B, D] with [B], a label for each row"
-    )
+    given = f"embeddings {embeddings.shape} and labels {labels.shape}"
+    raise ValueError(f"{given}: expected [B, D] and [B]")
   return jnp.where(labels[:, None] < 0, 0.0, widen(embeddings))
 
 
@@ -62,8 +60,10 @@ def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
   """Labels as int32 or int64, so that they can be compared with K and with -1.
 
   Raises:
-    ValueError: if the labels' type is too narrow for K, so that labels wrapped around.
+    ValueError: if labels are no integers, or their type is too narrow for K, so that
+      they wrapped around.
   """
+  _check_integers(labels)
   if num_classes > jnp.iinfo(labels.dtype).max:
     raise ValueError(
       f"labels of {labels.dtype} cannot be compared with num_classes={num_classes}:"
@@ -94,3 +94,9 @@ def mean_over_examples(
   """
   count = jnp.maximum((labels >= 0).sum(), 1)
   return loss.sum() / count.astype(loss.dtype)
+
+
+def _check_integers(labels) -> None:
+  kind = getattr(labels, "dtype", type(labels).__name__)
+  if not (hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)):
+    raise ValueError(f"labels are {kind}; expected an array of integers 0..K-1")

@@ -17,6 +17,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from ccl_jax.vectors import check_dims
+
 Result = TypeVar("Result")
 
 
@@ -68,6 +70,7 @@ def search(
     unit_gallery, own = unit_queries, np.arange(len(unit_queries), dtype=np.int32)
   else:
     unit_gallery = _unit_rows(gallery, "gallery")
+    check_dims(queries=unit_queries, gallery=unit_gallery)
     own = np.full(len(unit_queries), -1, np.int32)
   _check_k(k, len(unit_gallery) - (gallery is None), "k")
 
@@ -157,6 +160,7 @@ def evaluate_with_neighbors(
   if gallery is not None and gallery_labels is not None:
     searched = _labeled_rows(gallery, gallery_labels, "gallery")
   unit_gallery, gallery_classes, gallery_rows = searched
+  check_dims(queries=unit_queries, gallery=unit_gallery)
   for depth in ks:
     _check_k(depth, len(unit_gallery) - among, "each of ks")
   _check_k(k, len(unit_gallery) - among, "k")

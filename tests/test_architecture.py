@@ -1,12 +1,15 @@
 """Who may import whom: the table that keeps the house in order."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import ccl_jax
 
 ROOT = Path(__file__).parents[1]
 # From the ground up; a module imports only from rows above its own: not sideways.
@@ -116,18 +119,36 @@ def test_a_module_imports_only_from_above(module):
       assert row(room_of(name)) < row(module), f"{module} imports {name}"
 
 
-def test_the_loss_imports_without_the_experiments_packages():
-  listing = subprocess.run(
-    [sys.executable, "-X", "importtime", "-c", "import ccl_jax"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stderr
-  loaded = {line.split("|")[-1].strip().split(".")[0] for line in listing.splitlines()}
-  assert "ccl_jax" in loaded and "jax" in loaded
-  heavy = {"flax", "optax", "orbax", "tensorflow_datasets", "grain", "matplotlib"}
-  assert not loaded & heavy
+def test_the_loss_works_where_only_its_own_packages_are_installed():
+  used = LIGHT.union(*ALLOWED.values())
+  absent = sorted(used - LIGHT - {"scipy"})  # jax itself needs scipy
+  assert {"flax", "optax", "orbax", "tensorflow_datasets", "matplotlib"} <= {*absent}
+  code = f"""
+import sys
+sys.modules |= dict.fromkeys({absent})  # importing them raises ImportError
+import jax, jax.numpy as jnp, ccl_jax
+bank = ccl_jax.centers.init(jax.random.key(0), 3, 2)
+ccl_jax.center_contrastive_loss(jnp.eye(2), jnp.arange(2), bank)
+ccl_jax.retrieval.evaluate(jnp.eye(2), jnp.zeros(2, int), ks=[1])
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_extra_holds_what_the_library_imports_by_name():
+  lines = (ROOT / "requirements.txt").read_text().splitlines()
+  listed = {re.split("[<>=]", line)[0] for line in lines if line[:1] not in ("", "#")}
+  used = LIGHT.union(*ALLOWED.values())
+  spelled = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
+  names = {spelled.get(name, name.replace("_", "-")) for name in used}
+  names -= {"absl"}  # comes with orbax-checkpoint
+  # tensorflow_datasets reads through array_record, and pytest runs the tests.
+  assert listed == names | {"array-record", "pytest"}
+
+
+def test_the_version_is_that_of_the_pages_about_it():
+  version = ccl_jax.__version__
+  assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+  assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_every_file_that_is_no_module_is_installed_too():

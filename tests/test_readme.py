@@ -10,8 +10,9 @@ README = ROOT.joinpath("README.md").read_text()
 PAGES = [ROOT / "README.md", *ROOT.glob("experiments/**/README.md")]
 
 
-def test_the_example_prints_what_its_comments_say(capsys):
-  code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+def test_the_examples_print_what_their_comments_say(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  code = "".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
   exec(code, {})
   printed = capsys.readouterr().out.splitlines()
   said = re.findall(r"print\(.*\)  # (.*)", code)

@@ -36,7 +36,7 @@ from ccl_jax.class_mesh import (
   ClassMesh,
 )
 from ccl_jax.labels import as_classes, drop_padding
-from ccl_jax.vectors import unit
+from ccl_jax.vectors import check_dims, unit
 
 __all__ = ["Contrast", "Over", "contrast"]
 
@@ -114,8 +114,8 @@ def contrast(
     over: how the sum is taken.
 
   Raises:
-    ValueError: if the class vectors do not have the rows of the mesh, a block holds no
-      class, or the sample rate is not in (0, 1] or lacks a key.
+    ValueError: if shapes do not fit, the class vectors do not have the rows of the
+      mesh, a block holds no class, or the sample rate is not in (0, 1] or lacks a key.
   """
   how = _How(
     over.get("block_size"),
@@ -125,6 +125,7 @@ def contrast(
   )
   key = _check(how, over.get("key"))
   num_classes = _num_classes(class_vectors, how.mesh)
+  check_dims(embeddings=embeddings, class_vectors=class_vectors)
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, class_vectors).dtype))
   classes = jnp.clip(as_classes(labels, num_classes), 0, num_classes - 1)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 from ccl_jax.labels import drop_padding, mask_loss
 from ccl_jax.losses.blocks import Over, contrast
 from ccl_jax.losses.proxy import class_softmax
-from ccl_jax.vectors import unit
+from ccl_jax.vectors import check_dims, unit
 
 __all__ = ["center_contrastive", "center_loss", "contrastive_center"]
 
@@ -95,6 +95,7 @@ def center_loss(
     Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition,
     ECCV 2016, Eq. 2, https://doi.org/10.1007/978-3-319-46478-7_31
   """
+  check_dims(embeddings=embeddings, centers=centers)
   z = unit(drop_padding(embeddings, labels))
   own = unit(jnp.take(centers, jnp.maximum(labels, 0), axis=0, mode="clip"))
   return mask_loss(0.5 * jnp.sum((z - own) ** 2, axis=-1), labels, len(centers))
@@ -135,6 +136,7 @@ def contrastive_center(
     Qi, Su, Contrastive-Center Loss for Deep Neural Networks, ICIP 2017, Eq. 3,
     https://arxiv.org/abs/1707.07391
   """
+  check_dims(embeddings=embeddings, centers=centers)
   z, c = unit(drop_padding(embeddings, labels)), unit(centers)
   squared = (
     jnp.sum(z * z, axis=-1)[:, None] + jnp.sum(c * c, axis=-1)[None, :] - 2 * z @ c.T

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from ccl_jax.labels import drop_padding
 from ccl_jax.losses.proxy import log_one_plus_sum
-from ccl_jax.vectors import unit
+from ccl_jax.vectors import check_dims, unit
 
 __all__ = ["contrastive", "multi_similarity", "supcon", "triplet"]
 
@@ -296,6 +296,7 @@ def pairs_of(
   all_z, all_labels = z, labels
   others = ~jnp.eye(len(labels), dtype=jnp.bool_)
   if memory is not None and memory_labels is not None:
+    check_dims(embeddings=embeddings, memory=memory)
     past = jax.lax.stop_gradient(unit(drop_padding(memory, memory_labels)))
     all_z = jnp.concatenate([all_z, past.astype(z.dtype)])
     all_labels = jnp.concatenate([all_labels, memory_labels.astype(labels.dtype)])

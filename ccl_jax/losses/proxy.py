@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from ccl_jax.labels import drop_padding, mask_loss
 from ccl_jax.losses.blocks import Contrast, Over, contrast
-from ccl_jax.vectors import unit
+from ccl_jax.vectors import check_dims, unit
 
 __all__ = [
   "arcface",
@@ -264,6 +264,7 @@ def proxy_anchor(
     https://arxiv.org/abs/2003.13911, and
     https://github.com/tjddus9597/Proxy-Anchor-CVPR2020
   """
+  check_dims(embeddings=embeddings, proxies=proxies)
   num_classes = len(proxies)
   cosines = unit(drop_padding(embeddings, labels)) @ unit(proxies).T
   own = labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)[None, :]
@@ -324,6 +325,9 @@ def soft_triple(
     2019, Eqs. 8 and 10, https://arxiv.org/abs/1909.05235, and
     https://github.com/idstcv/SoftTriple
   """
+  if centers.ndim != 3:
+    raise ValueError(f"centers {centers.shape}: expected [K, C, D], C vectors a class")
+  check_dims(embeddings=embeddings, centers=centers)
   num_classes, per_class, _ = centers.shape
   w = unit(centers)
   cosines = jnp.einsum("bd,kcd->bkc", unit(drop_padding(embeddings, labels)), w)

@@ -132,6 +132,10 @@ def _views_apart(
   images: Int[Array, " N"],
   temperature: float,
 ) -> Float[Array, " N"]:
+  if images.shape != labels.shape:
+    raise ValueError(
+      f"labels {labels.shape} and images {images.shape}: expected [B] each"
+    )
   views = pairs.others & (images[:, None] == images[None, :])
   similarities = pairs.cosines / temperature
   all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
