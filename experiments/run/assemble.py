@@ -229,7 +229,7 @@ def steps(run: Run, config: Config, data: Data) -> Iterator[loop.Step]:
   )
 
 
-def restore(rundir: Path) -> step.TrainState:
+def restore(folder: Path) -> step.TrainState:
   """Reads the model from the newest checkpoint in a run's folder.
 
   The class vectors and the optimizer's state, which may be larger than a device, are
@@ -238,9 +238,9 @@ def restore(rundir: Path) -> step.TrainState:
   Raises:
     ValueError: if the run has no checkpoint yet.
   """
-  path = rundir / workdir.CHECKPOINTS
+  path = folder / workdir.CHECKPOINTS
   if path.is_dir():
     with Checkpoints(path, read_only=True) as saved:
       if restored := saved.restore(leave=("objective", "objective_state", "opt_state")):
         return step.TrainState(**restored[0], objective_state={}, opt_state={})
-  raise ValueError(f"{rundir} holds no checkpoint yet: let its run reach one")
+  raise ValueError(f"{folder} holds no checkpoint yet: let its run reach one")

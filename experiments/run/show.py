@@ -33,7 +33,7 @@ class Images(Sequence):
 
 
 def write_report(
-  rundir: Path,
+  folder: Path,
   config: Config,
   events: Sequence[dict[str, Any]],
   result: dict[str, Any],
@@ -44,7 +44,7 @@ def write_report(
   """Writes report.html."""
   cells = result.get("cells")
   page.write_report(
-    rundir / workdir.REPORT,
+    folder / workdir.REPORT,
     config=base.fields(config),
     events=events,
     result=result,
