@@ -112,7 +112,8 @@ def test_a_folder_deleted_under_its_run_is_named(
     return score(*args)
 
   monkeypatch.setattr(testing, "score", delete)
-  argv = arguments(steps=8)
+  # No save is under way at the evaluation: it would race with the deletion itself.
+  argv = arguments(steps=8, checkpoint_every=8)
   told = refused(argv, capsys)
   assert "run was deleted while the run went on: the same command starts anew" in told
   monkeypatch.setattr(testing, "score", score)
