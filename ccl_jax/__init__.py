@@ -1,11 +1,11 @@
 """Deep metric learning with class centers, as pure functions on arrays.
 
-`import ccl_jax` brings the losses, the center bank, objectives and exact retrieval, and
-needs JAX alone; models, data, training and reports are imported by name, and need
-what `pip install ccl_jax[training]` adds.
+`import ccl_jax` brings the losses, the center bank, objectives, exact retrieval and
+few-shot tasks, and needs JAX alone; models, data, training and reports are imported by
+name, and need what `pip install ccl_jax[training]` adds.
 """
 
-from ccl_jax import centers, class_mesh, losses, objectives, retrieval
+from ccl_jax import centers, class_mesh, few_shot, losses, objectives, retrieval
 from ccl_jax.centers import CenterBank
 from ccl_jax.labels import check_labels
 from ccl_jax.objectives import center_contrastive_loss
@@ -18,6 +18,7 @@ __all__ = [
   "centers",
   "check_labels",
   "class_mesh",
+  "few_shot",
   "losses",
   "objectives",
   "retrieval",

@@ -11,6 +11,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from ccl_jax.vectors import unit_rows
+
+__all__ = ["Tasks", "accuracy", "draw", "draw_within_families", "interval"]
+
 
 class Tasks(NamedTuple):
   """Rows of the embeddings that E tasks show and ask for, by class."""
@@ -149,9 +153,11 @@ def accuracy(
     by: "mean": the class whose support has the nearest mean, by Euclidean distance
       (Snell et al. 2017, arXiv 1703.05175, Equations 1 and 2); "nearest": the class of
       the nearest image of the support. With one shot they are the same.
+
+  Raises:
+    ValueError: if an embedding is not finite.
   """
-  rows = np.asarray(embeddings, np.float32)
-  rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+  rows = unit_rows(embeddings, "embeddings")
   correct = np.empty(len(tasks.support))
   for task, (shown, asked) in enumerate(zip(*tasks, strict=True)):
     support, queries = rows[shown], rows[asked]  # [W, S, D], [W, Q, D]

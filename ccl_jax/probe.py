@@ -20,6 +20,7 @@ from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_s
 from threadpoolctl import threadpool_limits
 
 from ccl_jax import retrieval
+from ccl_jax.vectors import unit_rows
 
 
 def linear(
@@ -198,9 +199,7 @@ def clusters(
   Source: Song, Xiang, Jegelka, Savarese, CVPR 2016, arXiv 1511.06452 (NMI); Vinh, Epps,
   Bailey, JMLR 11, 2010 (AMI).
   """
-  rows = np.asarray(embeddings, np.float32)
-  lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-  rows = rows / np.where(lengths > 0, lengths, 1)
+  rows = unit_rows(embeddings, "embeddings")
   count = len(np.unique(labels))
   make: Any = KMeans  # pyright would infer its types from its defaults
   groups = make(count, n_init=1, random_state=seed).fit_predict(rows)

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ccl_jax.vectors import check_dims
+from ccl_jax.vectors import check_dims, unit_rows
 
 Result = TypeVar("Result")
 
@@ -65,11 +65,11 @@ def search(
     ValueError: if a shape, k or the block does not fit, or an embedding is not finite
       in float32.
   """
-  unit_queries = _unit_rows(queries, "queries")
+  unit_queries = unit_rows(queries, "queries")
   if gallery is None:
     unit_gallery, own = unit_queries, np.arange(len(unit_queries), dtype=np.int32)
   else:
-    unit_gallery = _unit_rows(gallery, "gallery")
+    unit_gallery = unit_rows(gallery, "gallery")
     check_dims(queries=unit_queries, gallery=unit_gallery)
     own = np.full(len(unit_queries), -1, np.int32)
   _check_k(k, len(unit_gallery) - (gallery is None), "k")
@@ -357,22 +357,6 @@ def _even(count: int, most: int) -> int:
   return -(-count // -(-count // most))
 
 
-def _unit_rows(rows: Array | np.ndarray, name: str) -> np.ndarray:
-  if rows.ndim != 2 or len(rows) == 0:
-    raise ValueError(f"{name} must be [rows, D] with a row at least, got {rows.shape}")
-  with np.errstate(over="ignore"):  # a float64 too large is reported below
-    rows = np.asarray(rows, np.float32)
-  # By the largest entry first, since float32 cannot hold the square of 1e30.
-  largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
-  if not np.isfinite(largest).all():
-    bad = int(np.argmin(np.isfinite(largest)))
-    raise ValueError(f"{name} row {bad} is not finite in float32")
-  rows = rows / np.where(largest > 0, largest, 1)[:, None]
-  length = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-  rows /= np.where(length > 0, length, 1)[:, None]
-  return rows
-
-
 def _labeled_rows(
   rows: Array | np.ndarray, labels: Array | np.ndarray, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -386,7 +370,7 @@ def _labeled_rows(
   kept = labels >= 0
   if not kept.any():
     raise ValueError(f"{name} has no row with a label >= 0")
-  return _unit_rows(np.asarray(rows)[kept], name), labels[kept], np.flatnonzero(kept)
+  return unit_rows(np.asarray(rows)[kept], name), labels[kept], np.flatnonzero(kept)
 
 
 def _class_sizes(classes: np.ndarray, gallery_classes: np.ndarray) -> np.ndarray:

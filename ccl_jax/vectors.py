@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-__all__ = ["EPSILON", "check_dims", "unit", "widen"]
+__all__ = ["EPSILON", "check_dims", "unit", "unit_rows", "widen"]
 
 # Shorter rows are not scaled to unit length; this bounds the gradient of `unit`.
 EPSILON = 1e-6
@@ -24,6 +24,33 @@ def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
   vectors = widen(vectors)
   squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
   return vectors * jax.lax.rsqrt(jnp.maximum(squared, EPSILON**2))
+
+
+def unit_rows(
+  rows: Num[Array | np.ndarray, "N D"], name: str
+) -> Float[np.ndarray, "N D"]:
+  """Scales rows to unit length on the host, in float32; a zero row stays zero.
+
+  Args:
+    rows: [N, D], any length; unlike `unit`, of rows up to the largest float32 too.
+    name: of the rows, for a message.
+
+  Raises:
+    ValueError: if these are not rows, or one of them is not finite in float32.
+  """
+  if rows.ndim != 2 or len(rows) == 0:
+    raise ValueError(f"{name} must be [rows, D] with a row at least, got {rows.shape}")
+  with np.errstate(over="ignore"):  # a float64 too large is reported below
+    rows = np.asarray(rows, np.float32)
+  # By the largest entry first, since float32 cannot hold the square of 1e30.
+  largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+  if not np.isfinite(largest).all():
+    bad = int(np.argmin(np.isfinite(largest)))
+    raise ValueError(f"{name} row {bad} is not finite in float32")
+  rows = rows / np.where(largest > 0, largest, 1)[:, None]
+  length = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+  rows /= np.where(length > 0, length, 1)[:, None]
+  return rows
 
 
 def check_dims(**arrays: Num[Array | np.ndarray, "..."]) -> None:

@@ -42,6 +42,15 @@ def test_accuracy_is_that_of_the_definition(by, ways, shots, queries):
   assert 0.1 < found.mean() < 0.9 and len(set(found)) > 1
 
 
+def test_an_embedding_that_is_not_finite_is_named():
+  """It would be nearest to the first class, in silence."""
+  tasks = few_shot.draw(LABELS, ways=5, shots=1, queries=1, tasks=2, seed=3)
+  rows = ROWS.copy()
+  rows[7, 2] = np.nan
+  with pytest.raises(ValueError, match="embeddings row 7 is not finite"):
+    few_shot.accuracy(rows, tasks)
+
+
 def test_mean_and_nearest_differ_with_several_shots_and_not_with_one():
   for shots, same in ((1, True), (4, False)):
     tasks = few_shot.draw(LABELS, ways=6, shots=shots, queries=4, tasks=50, seed=0)

@@ -1,9 +1,12 @@
 """What the README shows is what its code prints."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+import ccl_jax
 
 ROOT = Path(__file__).parents[1]
 README = ROOT.joinpath("README.md").read_text()
@@ -36,3 +39,13 @@ def test_every_link_of_a_page_leads_somewhere(page):
     target = page.parent / path if path else page
     assert target.exists(), link
     assert not anchor or anchor in anchors(target), link
+
+
+def test_every_module_that_the_readme_names_is_there():
+  for name in {*re.findall(r"`(ccl_jax\.[a-z_]+)`", README)}:
+    module = name.rpartition(".")[2]
+    assert module in ccl_jax.__all__ or importlib.util.find_spec(name), name
+  # Those that need JAX alone come with `import ccl_jax`.
+  for path in ROOT.glob("ccl_jax/[a-z]*.py"):
+    light = path.stem not in ("probe", "vectors", "labels")
+    assert (path.stem in ccl_jax.__all__) == light, path.stem

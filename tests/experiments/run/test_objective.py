@@ -11,7 +11,7 @@ import pytest
 from ccl_jax import losses
 from configs import base
 from configs.base import Config, Loss, Model
-from experiments.run.objective import BY_LABEL, make_objective
+from experiments.run.objective import BY_LABEL, BY_VIEW, make_objective
 
 NUM_CLASSES, DIM = 9, 8
 # No loss has these for its own numbers.
@@ -30,6 +30,17 @@ CHANGED = {
 }
 
 
+def applied(config):
+  """What the config's objective gives for some rows, and the arrays of its loss."""
+  objective = make_objective(config, NUM_CLASSES)
+  params, state = objective.init(jax.random.key(0))
+  embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
+  batch = {"label": jnp.arange(8) // 4, "example": jnp.arange(8) // 2}
+  found, _ = objective.apply(params, state, embeddings, batch)
+  by_view = [batch["example"]] if config.loss.name in BY_VIEW else []
+  return found, [embeddings, batch["label"], *jax.tree.leaves(params), *by_view]
+
+
 @pytest.mark.parametrize(
   "name", sorted({*typing.get_args(base.hints()["loss.name"])} - {"cross_entropy"})
 )
@@ -38,11 +49,7 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
   config = Config(
     model=Model(dim=DIM), loss=Loss(name=name, centers_per_class=2, **CHANGED)
   )
-  objective = make_objective(config, NUM_CLASSES)
-  params, state = objective.init(jax.random.key(0))
-  embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
-  batch = {"label": jnp.arange(8) // 4, "example": jnp.arange(8) // 2}
-  found, _ = objective.apply(params, state, embeddings, batch)
+  found, arrays = applied(config)
 
   loss = getattr(losses, "contex" if name == "contex_p" else name)
   takes = inspect.signature(loss).parameters
@@ -51,16 +58,12 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
     settings = {"temperature": 1 / CHANGED["scale"]}
   if name == "contex_p":
     settings["clamp"] = True
-  arrays = [embeddings, batch["label"], *jax.tree.leaves(params)]
-  if "images" in takes:
-    arrays.append(batch["example"])
   expected = loss(*arrays, **settings)
   assert np.abs(expected).max() > 0
   np.testing.assert_allclose(found, expected, rtol=1e-6)
-  by_default = make_objective(
-    Config(model=Model(dim=DIM), loss=Loss(name=name)), NUM_CLASSES
+  other, _ = applied(
+    Config(model=Model(dim=DIM), loss=Loss(name=name, centers_per_class=2))
   )
-  other, _ = by_default.apply(params, state, embeddings, batch)
   assert np.abs(found - other).max() > 1e-3
 
 
@@ -101,15 +104,8 @@ def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
 def test_a_loss_has_its_own_numbers_unless_the_config_says_others(name):
   """ArcFace's scale is 64, and not the 16 of another loss."""
   config = Config(model=Model(dim=DIM), loss=Loss(name=name, centers_per_class=2))
-  objective = make_objective(config, NUM_CLASSES)
-  params, state = objective.init(jax.random.key(0))
-  embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
-  batch = {"label": jnp.arange(8) // 4, "example": jnp.arange(8) // 2}
-  found, _ = objective.apply(params, state, embeddings, batch)
+  found, arrays = applied(config)
   loss = getattr(losses, "contex" if name == "contex_p" else name)
-  arrays = [embeddings, batch["label"], *jax.tree.leaves(params)]
-  if "images" in inspect.signature(loss).parameters:
-    arrays.append(batch["example"])
   clamp = {"clamp": True} if name == "contex_p" else {}
   np.testing.assert_allclose(found, loss(*arrays, **clamp), rtol=1e-6)
 
