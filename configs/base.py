@@ -66,6 +66,7 @@ class Data:
   channels: Literal[1, 3] = 1  # gray or RGB
   shorter_side: int | None = None  # pixels of pictures before their central cut
   validation_fraction: Fraction = 0.1  # share of train classes (or images) held out
+  unseen_classes: bool = False  # train on the first half of the classes, test on others
   seen_fraction: Fraction = 0.0  # share of each train class set aside to test on
   turned_classes: Literal["none", "train", "all"] = "none"  # quarter turns as classes
   imbalance: AtLeastOne = 1.0  # images of the most frequent class / of the rarest
@@ -90,7 +91,9 @@ class Data:
 class Model:
   """The network from images to embeddings."""
 
-  name: Literal["glyph_net", "conv_net", "resnet18", "resnet50"] = "glyph_net"  # which
+  name: Literal["glyph_net", "conv_net", "resnet18", "resnet20", "resnet50"] = (
+    "glyph_net"  # which
+  )
   dim: Count = 128  # D, length of an embedding
   widths: tuple[Count, Count] = (96, 128)  # channels of glyph_net's first two layers
   depth: Natural = 1  # glyph_net: residual 3 x 3 convolutions, the slow part on a CPU
@@ -298,8 +301,8 @@ def _check_backbone(config: Config) -> None:
   ):
     if value is not None and (not model.name.startswith("resnet") or model.projection):
       raise ValueError(
-        f"{name}={value}: only model.name=resnet50 or resnet18 without a projection has"
-        " a backbone of its own"
+        f"{name}={value}: only a ResNet (model.name) without a projection has a"
+        " backbone of its own"
       )
   if optimizer.backbone_learning_rate is None and optimizer.frozen_backbone_fraction:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 with an embedding head, for photographs.
+"""ResNet-18, ResNet-20 and ResNet-50 with an embedding head, for photographs.
 
 This is the network of He et al. in the form whose ImageNet weights are public ("v1.5":
 a bottleneck strides in its 3 x 3 convolution), so that `import_torch` can load them.
@@ -200,4 +200,9 @@ def _shortcut(x, norm, dtype, width, stride):
 # A block's last gain starts at 0 (in `BasicBlock` and `Bottleneck`), so that the
 # network starts as its shortcuts alone: Goyal et al. 2017, arXiv 1706.02677, 5.1.
 resnet18 = partial(ResNet, depths=(2, 2, 2, 2), bottleneck=False)
+# The network for CIFAR of the ResNet paper, section 4.2, but for its shortcuts: where a
+# stage widens, they are convolutions here, and padded with zeros there.
+resnet20 = partial(
+  ResNet, depths=(3, 3, 3), bottleneck=False, width=16, small_images=True
+)
 resnet50 = partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True)

@@ -50,8 +50,7 @@ def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
 
 
 def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
-  make = resnet.resnet18 if config.model.name == "resnet18" else resnet.resnet50
-  return make(
+  return getattr(resnet, config.model.name)(
     dim=config.model.dim,
     pooling=config.model.pooling,
     layer_norm=config.model.layer_norm,

@@ -60,6 +60,8 @@ def load_data(config: Config) -> Data:
     dataclasses.replace(examples, shorter_side=config.data.shorter_side)
     for examples in _load_splits(config)
   )
+  if config.data.unseen_classes:
+    train, test = _of_unseen_classes(train, test)
   if config.probe != "none" and train.class_names != test.class_names:
     raise ValueError(
       f"probe={config.probe} needs test images of the train classes: give --config."
@@ -92,6 +94,17 @@ def load_data(config: Config) -> Data:
       f" {1 + FEW_SHOT_QUERIES} images; give 0, or more images"
     )
   return data
+
+
+def _of_unseen_classes(train: Examples, test: Examples) -> tuple[Examples, Examples]:
+  """Train images of the first half of the classes, test images of the others."""
+  if train.class_names != test.class_names:
+    raise ValueError(
+      "data.unseen_classes=true, but the test classes are not the train classes: give"
+      " false, the test is on unseen classes already"
+    )
+  classes, half = np.arange(train.num_classes), train.num_classes // 2
+  return train.subset(classes[:half]), test.subset(classes[half:])
 
 
 def few_shot_kinds(examples: Examples) -> list[tuple[int, int]]:

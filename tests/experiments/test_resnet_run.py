@@ -142,7 +142,7 @@ def test_weights_that_do_not_fit_are_refused(run_arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("fields", "says"),
   [
-    ({"model.name": "glyph_net"}, "only model.name=resnet50 or resnet18"),
+    ({"model.name": "glyph_net"}, "only a ResNet"),
     (
       {
         "optimizer.backbone_learning_rate": "none",

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from ccl_jax import losses, objectives
 from ccl_jax.models import import_torch
-from ccl_jax.models.resnet import Backbone, ResNet, resnet18, resnet50
+from ccl_jax.models.resnet import Backbone, ResNet, resnet18, resnet20, resnet50
 from ccl_jax.training import placement
 from ccl_jax.training.step import TrainState, make_train_step
 from tests.models import oracles
@@ -185,6 +185,19 @@ def test_the_sizes_are_the_published_ones(make, backbone, features):
   assert count == backbone
   assert count + 1000 * (features + 1) in (11_689_512, 25_557_032)
   assert variables["params"]["head"]["kernel"].shape == (features, 128)
+
+
+def test_the_network_for_cifar_has_the_published_size():
+  """.27 million parameters (Table 6), less the classifier; here with shortcuts."""
+  variables = jax.eval_shape(
+    resnet20(dim=10).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8)
+  )
+  flat = flatten_dict(variables["params"]["backbone"], sep="/")
+  own = [leaf.size for name, leaf in flat.items() if "downsample" not in name]
+  # 3 x 3 convolutions, 19 in all, and a gain and a bias for each channel of each.
+  kernels = 3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64
+  assert sum(own) == 9 * kernels + 2 * (7 * 16 + 6 * 32 + 6 * 64) == 269_072
+  assert variables["params"]["head"]["kernel"].shape == (64, 10)
 
 
 @pytest.fixture(scope="module")

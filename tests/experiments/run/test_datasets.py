@@ -83,6 +83,23 @@ def test_seen_images_are_set_aside_without_a_long_tail_too(load):
   assert len(data.seen) == 16 * 3 and len(data.train) == 16 * 12
 
 
+def test_half_of_the_classes_of_a_classification_set_are_tested_on_unseen(monkeypatch):
+  splits = of_drawings(2, "class"), of_drawings(1, "class")
+  monkeypatch.setattr(datasets, "_load_splits", lambda config: splits)
+  fields = {"unseen_classes": True, "validation_fraction": 0.0}
+  data = datasets.load_data(Config(data=Data(**fields)))
+  assert data.train.class_names == tuple(f"class{k}" for k in range(10))
+  assert data.test.class_names == tuple(f"class{k}" for k in range(10, 20))
+  assert {label for label, _ in drawn(data.train)} == set(range(10))
+  assert {label for label, _ in drawn(data.test)} == set(range(10, 20))
+  assert (len(data.train), len(data.test)) == (180, 90)
+
+
+def test_test_classes_that_are_unseen_already_cannot_be_halved(load):
+  with pytest.raises(ValueError, match="unseen_classes=true, but the test classes"):
+    load(unseen_classes=True)
+
+
 def test_label_noise_reaches_the_train_labels_alone(load):
   before, data = load(**TAIL), load(**TAIL, label_noise=0.25)
   for split in ("train", "validation", "test", "seen"):
