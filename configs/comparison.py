@@ -26,6 +26,20 @@ AS_STORED = {
   "loss.momentum": 0.5,
   "loss.sharpness": None,  # class means
 }
+# Rows of which nothing is tuned: each has the defaults of ccl_jax.losses; those that
+# compare embeddings see four images of a class in a batch.
+_PAIRS = {"data.images_per_class": 4}
+_BANK = {"loss.centers": "bank"}
+UNTUNED = {
+  "CCL, repelling bank": _BANK,
+  "CCL, class means": {**_BANK, "loss.sharpness": None},
+  "CCL, trained centers": {"loss.centers": "trained"},
+  "ArcFace, repelling bank": {**_BANK, "loss.name": "arcface"},
+  "cross-entropy": {"loss.name": "cross_entropy"},
+  "SupCon": {"loss.name": "supcon", **_PAIRS},
+  "Multi-Similarity": {"loss.name": "multi_similarity", **_PAIRS},
+}
+UNTUNED_OURS = tuple(name for name in UNTUNED if "CCL" in name or "bank" in name)
 Fields = Mapping[str, Any]  # values of config fields, by full name
 Space = Mapping[str, Sequence[Any]]  # the values that a search draws a field from
 

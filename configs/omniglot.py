@@ -15,19 +15,7 @@ papers share, in a folder with trainval.txt and test.txt, and quarter turns as c
 
 from configs import base
 from configs.base import Config, Data, Loss, Model
-from configs.comparison import Comparison
-
-_PAIRS = {"data.images_per_class": 4}
-# Nothing of these rows is tuned: each has the defaults of ccl_jax.losses.
-_METHODS = {
-  "CCL, repelling bank": {},
-  "CCL, class means": {"loss.sharpness": None},
-  "CCL, trained centers": {"loss.centers": "trained"},
-  "ArcFace, repelling bank": {"loss.name": "arcface"},
-  "cross-entropy": {"loss.name": "cross_entropy"},
-  "SupCon": {"loss.name": "supcon", **_PAIRS},
-  "Multi-Similarity": {"loss.name": "multi_similarity", **_PAIRS},
-}
+from configs.comparison import UNTUNED, UNTUNED_OURS, Comparison
 
 
 def get_config() -> Config:
@@ -52,7 +40,7 @@ def get_comparison() -> Comparison:
   """Seven methods at the network of the main run and fewer steps."""
   few = base.replace(get_config(), {"steps": 600})
   return Comparison(
-    methods={name: base.replace(few, m) for name, m in _METHODS.items()},
+    methods={name: base.replace(few, m) for name, m in UNTUNED.items()},
     columns={"600 steps": {"steps": 600}},
     metrics=(
       "recall@1",
@@ -60,5 +48,5 @@ def get_comparison() -> Comparison:
       "20-way 1-shot accuracy",
       "within a family, 20-way 1-shot accuracy",
     ),
-    ours=tuple(name for name in _METHODS if "CCL" in name or "bank" in name),
+    ours=UNTUNED_OURS,
   )

@@ -2,7 +2,8 @@
 
 A view maps (images u8[B,H,W,C], rng) to images of the same shape. It draws with
 `size=(B, ...)`, given by name and a row per image: a process that holds a part of a
-batch then draws the rows of that part (see `draws`).
+batch then draws the rows of that part (see `draws`). The names that a config gives to
+views stand in `experiments.run.assemble.VIEWS`.
 
 `random_resized_crop` is none of them: it cuts one photograph, of any size, while it is
 decoded, and so makes the batch that views change.

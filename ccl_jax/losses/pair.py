@@ -2,7 +2,8 @@
 
 Every row is an anchor. It is contrasted with all other rows of the batch; its own index
 is excluded. With a `memory` of past embeddings (cross-batch memory), an anchor is also
-contrasted with the rows of the memory, which are no anchors and carry no gradient.
+contrasted with the rows of the memory, which are no anchors and carry no gradient;
+`ccl_jax.objectives.with_memory` keeps one.
 
 The published scalar of each loss is a mean over its terms: anchors, pairs or triplets,
 as its docstring says. Row i holds its sum of terms x examples / terms counted, so that

@@ -25,6 +25,20 @@ from experiments.run.datasets import Data
 from experiments.run.objective import make_objective
 from experiments.run.testing import Embed
 
+# What the config calls a view.
+VIEWS: dict[str, views.View | None] = {
+  "none": None,
+  "warp": views.warp,
+  "warp_far": functools.partial(
+    views.warp, rotation=0.17, log_scale=0.2, shear=0.3, shift=0.07
+  ),
+  "warp_and_gray": views.chain(views.warp, views.gray),
+  "crop_and_flip": views.crop_and_flip,
+  "photo": views.flip,
+  "photo_color": views.chain(views.flip, views.color_jitter, views.gray),
+  "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.gray),
+}
+
 
 class Run(NamedTuple):
   """The parts of a run; nothing is computed before `init_state` is called."""
@@ -160,18 +174,6 @@ def make_placement(
 
 def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
   """This process's rows of every batch, from the first step on."""
-  known_views = {
-    "none": None,
-    "warp": views.warp,
-    "warp_far": functools.partial(
-      views.warp, rotation=0.17, log_scale=0.2, shear=0.3, shift=0.07
-    ),
-    "warp_and_gray": views.chain(views.warp, views.gray),
-    "crop_and_flip": views.crop_and_flip,
-    "photo": views.flip,
-    "photo_color": views.chain(views.flip, views.color_jitter, views.gray),
-    "simclr": views.chain(views.crop_and_flip, views.color_jitter, views.gray),
-  }
   crop = functools.partial(
     views.random_resized_crop,
     size=config.data.image_size,
@@ -182,7 +184,7 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
       examples,
       batch_size=config.batch_size,
       seed=config.seed,
-      view=known_views[config.data.view],
+      view=VIEWS[config.data.view],
       crop=crop if config.data.view in ("photo", "photo_color") else None,
       num_views=config.data.views,
       images_per_class=config.data.images_per_class or None,

@@ -1,1 +1,1 @@
-"""Where examples come from, one dataset a file."""
+"""Where examples come from; `experiments.run.datasets` chooses by the config."""

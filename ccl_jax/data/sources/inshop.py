@@ -1,7 +1,8 @@
 """In-Shop Clothes Retrieval: a query of one garment against a gallery of all others.
 
 Liu, Luo, Qiu, Wang, Tang, DeepFashion: Powering Robust Clothes Recognition and
-Retrieval with Rich Annotations, CVPR 2016.
+Retrieval with Rich Annotations, CVPR 2016. Where a split has a gallery,
+`experiments.run.testing` searches the queries in it.
 """
 
 from ccl_jax.data.sources import published
