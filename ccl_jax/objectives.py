@@ -53,6 +53,8 @@ class Objective(NamedTuple):
       objectives that draw. Differentiable in params and embeddings.
     class_vectors: `class_vectors(params, state) -> [K, D]`, one direction per class,
       then the padding rows of a mesh; None where the loss has no class vectors.
+    rows_apart: whether a row's loss depends on its own row alone, so that a batch may
+      be gone through in parts.
   """
 
   init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
@@ -60,6 +62,7 @@ class Objective(NamedTuple):
   class_vectors: Callable[[PyTree, PyTree], Float[Array, "K D"] | None] = (
     _no_class_vectors
   )
+  rows_apart: bool = False
 
 
 def with_bank(
@@ -104,7 +107,7 @@ def with_bank(
     rows = _gather((_once_read(embeddings, values), batch["label"]), axis_name)
     return values, centers.update(bank, *rows, rule=rule, momentum=momentum, mesh=mesh)
 
-  return Objective(init, apply, lambda params, bank: bank.centers)
+  return Objective(init, apply, lambda params, bank: bank.centers, not relates_rows)
 
 
 def with_trained_centers(
@@ -146,7 +149,7 @@ def with_trained_centers(
     vectors = params["centers"]
     return vectors if vectors.ndim == 2 else unit(vectors).mean(axis=1)
 
-  return Objective(init, apply, class_vectors)
+  return Objective(init, apply, class_vectors, not relates_rows)
 
 
 def over_rows(
@@ -265,19 +268,23 @@ def with_classifier(num_classes: int, dim: int) -> Objective:
     values = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * own, axis=-1)
     return mask_loss(values, labels, num_classes), state
 
-  return Objective(init, apply)
+  return Objective(init, apply, rows_apart=True)
 
 
 def global_mean(
-  values: Float[Array, " B"], labels: Int[Array, " B"], axis_name: str | None = None
+  values: Float[Array, " C"], labels: Int[Array, " B"], axis_name: str | None = None
 ) -> Float[Array, ""]:
   """`losses.mean_over_examples` of the global batch, also over a mapped axis.
 
-  Values are zero on padding rows.
+  Args:
+    values: [B], zero on padding rows; or those of a chunk of the batch, whose part of
+      the mean is then returned.
+    labels: [B].
+    axis_name: the mapped axis that splits the batch.
   """
-  if axis_name is None:
-    return losses.mean_over_examples(values, labels)
-  total, count = jax.lax.psum((values.sum(), (labels >= 0).sum()), axis_name)
+  total, count = values.sum(), (labels >= 0).sum()
+  if axis_name is not None:
+    total, count = jax.lax.psum((total, count), axis_name)
   return total / jnp.maximum(count, 1).astype(total.dtype)
 
 

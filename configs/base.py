@@ -176,6 +176,7 @@ class Config:
   seed: Natural = 0  # of parameters, data order, views and held-out classes
   steps: Count = 2000  # in all
   batch_size: Count = 128  # images of all devices together
+  accumulate: Count = 1  # parts of a batch that are embedded one after the other
   parallel: Literal["jit", "pmap", "class_sharded"] = "jit"  # how devices share a step
   class_shards: Natural = 0  # class_sharded: devices that share the centers; 0: all
   log_every: Count = 20  # steps between lines of metrics.jsonl

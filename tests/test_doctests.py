@@ -5,14 +5,16 @@ import inspect
 
 import pytest
 
-from ccl_jax import centers, losses, objectives
+from ccl_jax import accumulate, centers, losses, objectives
 from ccl_jax.losses import center, pair, proxy, view
 
 PUBLIC = [name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))]
 
 
 @pytest.mark.parametrize(
-  "module", [center, pair, proxy, view, centers, objectives], ids=lambda m: m.__name__
+  "module",
+  [accumulate, center, pair, proxy, view, centers, objectives],
+  ids=lambda m: m.__name__,
 )
 def test_the_examples_print_what_they_say(module):
   failed, tried = doctest.testmod(module)

@@ -180,16 +180,20 @@ def with_pmap(devices: Devices = None) -> Placement:
   )
 
 
-def check_batch_size(batch_size: int, num_devices: int) -> None:
-  """Checks that a batch can be split evenly over the devices.
+def check_batch_size(batch_size: int, num_devices: int, accumulate: int = 1) -> None:
+  """Checks that a batch can be split evenly over the devices, in chunks on each.
 
   Raises:
     ValueError: if it cannot; the message names the nearest sizes that fit.
   """
-  if batch_size < 1 or batch_size % num_devices:
-    below = batch_size // num_devices * num_devices
-    fitting = [str(size) for size in (below, below + num_devices) if size > 0]
+  parts = num_devices * accumulate
+  if batch_size < 1 or batch_size % parts:
+    below = batch_size // parts * parts
+    fitting = [str(size) for size in (below, below + parts) if size > 0]
+    over = f"{num_devices} devices"
+    if accumulate > 1:
+      over += f" in accumulate={accumulate} parts each"
     raise ValueError(
-      f"batch_size={batch_size} does not divide over {num_devices} devices; "
+      f"batch_size={batch_size} does not divide over {over}; "
       f"{' or '.join(fitting)} would"
     )

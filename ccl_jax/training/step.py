@@ -1,5 +1,6 @@
 """The train state, and the one train step that serves every loss and placement."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Key, Num, PyTree
 
+from ccl_jax import accumulate
 from ccl_jax.objectives import Objective, global_mean
 
 # {"image": [B, H, W, C], "label": [B]}, and whatever else the objective reads
@@ -63,6 +65,7 @@ def make_train_step(
   *,
   key: Key[Array, ""],
   axis_name: str | None = None,
+  chunks: int = 1,
 ) -> TrainStep:
   """A pure step `(state, batch) -> (state, metrics)`, for `placement` to compile.
 
@@ -74,6 +77,11 @@ def make_train_step(
       so that a resumed run draws the same numbers as an uninterrupted run.
     axis_name: the mapped axis under `pmap`; None under `jit`, where the batch is global
       and needs no collective.
+    chunks: parts of the batch whose activations are held one after the other. Loss and
+      gradient are those of the whole batch, and the objective's state moves once; see
+      `ccl_jax.accumulate`. But batch statistics are those of a chunk: the running ones
+      become the mean of what each chunk would leave, and each chunk has its own
+      dropout.
 
   Returns:
     The step. Its metrics are scalars: `loss`, the mean over the examples of the global
@@ -83,23 +91,31 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch):
     model_key, objective_key = jax.random.split(jax.random.fold_in(key, state.step))
 
-    def loss_fn(params):
-      embeddings, model_state = model.apply(
+    def embed(params, images, number):
+      """The embeddings of a chunk, and the model's state after it."""
+      return model.apply(
         {"params": params["model"], **state.model_state},
-        batch["image"],
+        images,
         train=True,
         mutable=list(state.model_state),
-        rngs={"dropout": model_key},
+        rngs={"dropout": jax.random.fold_in(model_key, number)},
       )
-      losses, objective_state = objective.apply(
-        params["objective"], state.objective_state, embeddings, batch, objective_key
-      )
-      loss = global_mean(losses, batch["label"], axis_name)
-      return loss, (model_state, objective_state)
 
-    (loss, (model_state, objective_state)), grads = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(state.params)
+    def contrast(params, embeddings, rows):
+      """The part of the loss that these rows have, and the objective's new state."""
+      losses, objective_state = objective.apply(
+        params["objective"], state.objective_state, embeddings, rows, objective_key
+      )
+      return global_mean(losses, batch["label"], axis_name), objective_state
+
+    if chunks == 1:
+      differentiate = _at_once
+    else:
+      way = _rows_apart if objective.rows_apart else _rows_together
+      differentiate = functools.partial(way, chunks=chunks)
+    grads, (loss, model_state, objective_state) = differentiate(
+      embed, contrast, state.params, batch
+    )
     if axis_name is not None:
       grads = jax.lax.pmean(grads, axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -113,6 +129,51 @@ def make_train_step(
     return new_state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
 
   return train_step
+
+
+# Each of the following takes `embed` and `contrast` of a step, and returns the gradient
+# and (loss, model state, objective state) after the batch.
+
+
+def _at_once(embed, contrast, params, batch):
+  def loss_fn(params):
+    embeddings, model_state = embed(params, batch["image"], 0)
+    loss, objective_state = contrast(params, embeddings, batch)
+    return loss, (loss, model_state, objective_state)
+
+  return jax.grad(loss_fn, has_aux=True)(params)
+
+
+def _rows_together(embed, contrast, params, batch, *, chunks: int):
+  """Embeds by chunks, twice, since the loss compares all rows."""
+
+  def loss_fn(params):
+    embeddings, model_states = accumulate.map_chunks(
+      functools.partial(embed, params), batch["image"], chunks=chunks
+    )
+    loss, objective_state = contrast(params, accumulate.join(embeddings), batch)
+    return loss, (loss, _mean_over_chunks(model_states), objective_state)
+
+  return jax.grad(loss_fn, has_aux=True)(params)
+
+
+def _rows_apart(embed, contrast, params, batch, *, chunks: int):
+  """Goes through the batch once; all its embeddings then move the state together."""
+
+  def loss_fn(params, rows, number):
+    embeddings, model_state = embed(params, rows["image"], number)
+    loss, _ = contrast(params, embeddings, rows)
+    return loss, (embeddings, model_state)
+
+  (loss, (embeddings, model_states)), grads = accumulate.value_and_grad(
+    loss_fn, params, batch, chunks=chunks
+  )
+  _, objective_state = contrast(params, accumulate.join(embeddings), batch)
+  return grads, (loss, _mean_over_chunks(model_states), objective_state)
+
+
+def _mean_over_chunks(states: PyTree) -> PyTree:
+  return jax.tree.map(lambda leaf: leaf.mean(axis=0, dtype=leaf.dtype), states)
 
 
 def make_embed_step(

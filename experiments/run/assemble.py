@@ -159,7 +159,9 @@ def make_placement(
   config: Config, mesh: class_mesh.ClassMesh | None = None
 ) -> placement.Placement:
   """The placement; raises ValueError if the batch does not divide over the devices."""
-  placement.check_batch_size(config.batch_size, jax.device_count())
+  placement.check_batch_size(
+    config.batch_size, jax.device_count(), accumulate=config.accumulate
+  )
   if mesh is not None:
     return placement.with_class_sharding(mesh)
   if config.parallel == "jit":
@@ -207,7 +209,12 @@ def make_run(config: Config, data: Data) -> Run:
   return Run(
     placement=place,
     train_step=step.make_train_step(
-      model, objective, optimizer, key=step_key, axis_name=place.axis_name
+      model,
+      objective,
+      optimizer,
+      key=step_key,
+      axis_name=place.axis_name,
+      chunks=config.accumulate,
     ),
     init_state=lambda: place.make_state(
       lambda: step.init_state(init_key, model, objective, optimizer, image)

@@ -6,10 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import losses, objectives
+from ccl_jax import class_mesh, losses, objectives
 from ccl_jax.centers import class_means
 from ccl_jax.training import optim, placement
 from ccl_jax.training.step import init_state, make_embed_step, make_train_step
@@ -80,18 +81,24 @@ def over_pairs(axis_name):
   return objectives.over_rows(loss, reads=reads, axis_name=axis_name)
 
 
-def parts(objective_name, axis_name):
+def parts(objective_name, axis_name, *, model=None, chunks=1):
   objective = (OBJECTIVES | {"pairs": over_pairs})[objective_name](axis_name)
+  model = model or Net()
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)
   image = np.zeros((4, 4, 1), np.uint8)
   step = make_train_step(
-    Net(), objective, optimizer, key=jax.random.key(1), axis_name=axis_name
+    model,
+    objective,
+    optimizer,
+    key=jax.random.key(1),
+    axis_name=axis_name,
+    chunks=chunks,
   )
-  return lambda: init_state(jax.random.key(0), Net(), objective, optimizer, image), step
+  return lambda: init_state(jax.random.key(0), model, objective, optimizer, image), step
 
 
-def run(objective_name, place, batches):
-  init, step = parts(objective_name, place.axis_name)
+def run(objective_name, place, batches, **how):
+  init, step = parts(objective_name, place.axis_name, **how)
   state, step = place.make_state(init), place.compile_step(step)
   trace = []
   for batch in batches:
@@ -150,6 +157,76 @@ def test_a_loss_over_pairs_is_the_same_on_eight_devices(way, batches):
     state.params,
     expected.params,
   )
+
+
+@pytest.mark.parametrize(
+  ("objective", "way"),
+  [
+    ("repelling bank", placement.with_jit),
+    ("repelling bank", placement.with_pmap),
+    ("pairs", placement.with_jit),
+    ("memory", placement.with_pmap),
+  ],
+)
+def test_a_batch_by_chunks_trains_as_the_whole_batch(objective, way, batches):
+  place, few = way(jax.devices()[:2]), batches[:3]
+  expected, expected_trace = run(objective, place, few)
+  state, trace = run(objective, place, few, chunks=4)
+  np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), state, expected
+  )
+
+
+def test_classes_over_devices_train_by_chunks_too(batches):
+  mesh = class_mesh.make(NUM_CLASSES, 2)
+  place, optimizer = placement.with_class_sharding(mesh), optax.sgd(0.1)
+  objective = objectives.with_bank(LOSS, NUM_CLASSES, DIM, mesh=mesh)
+
+  def end(chunks):
+    init = partial(
+      init_state, jax.random.key(0), Net(), objective, optimizer, batches[0]["image"][0]
+    )
+    step = make_train_step(
+      Net(), objective, optimizer, key=jax.random.key(1), chunks=chunks
+    )
+    state, step = place.make_state(init), place.compile_step(step)
+    for first, second in zip(batches[:3], batches[3:6], strict=True):
+      both = {name: np.concatenate([first[name], second[name]]) for name in first}
+      state, _ = step(state, place.put_batch(both))
+    return state
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), end(4), end(1)
+  )
+
+
+@pytest.mark.parametrize(
+  ("objective", "again"), [("bank", False), ("trained", False), ("pairs", True)]
+)
+def test_only_a_loss_that_compares_rows_embeds_them_twice(objective, again, batches):
+  init, step = parts(objective, None, chunks=4)
+  program = str(jax.make_jaxpr(step)(jax.eval_shape(init), batches[0]))
+  assert ("checkpoint" in program or "remat" in program) == again
+
+
+class NormNet(nn.Module):
+  @nn.compact
+  def __call__(self, images, *, train: bool = False):
+    x = images.astype(jnp.float32).reshape(len(images), -1) / 255
+    return nn.Dense(DIM)(nn.BatchNorm(not train, momentum=0.5)(x))
+
+
+@pytest.mark.parametrize("objective", ["bank", "pairs"])
+def test_running_statistics_become_the_mean_over_the_chunks(objective, batches):
+  init, step = parts(objective, None, model=NormNet(), chunks=4)
+  state, _ = jax.jit(step)(init(), batches[0])
+  pixels = batches[0]["image"].reshape(4, 4, -1).astype(np.float64) / 255
+  found = state.model_state["batch_stats"]["BatchNorm_0"]
+  np.testing.assert_allclose(found["mean"], pixels.mean((0, 1)) / 2, rtol=1e-5)
+  # Axis 0 goes over the rows of a chunk: rows 0, 4, 8, 12 are the first chunk.
+  within = pixels.var(axis=0).mean(axis=0)
+  np.testing.assert_allclose(found["var"], 0.5 + within / 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -245,6 +322,12 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_would_fit(
 ):
   with pytest.raises(ValueError, match=fitting):
     placement.check_batch_size(batch_size, 8)
+
+
+def test_chunks_on_each_device_are_part_of_what_must_divide():
+  with pytest.raises(ValueError, match="accumulate=4 parts each; 32 or 64 would"):
+    placement.check_batch_size(48, 8, accumulate=4)
+  assert placement.check_batch_size(64, 8, accumulate=4) is None
 
 
 def test_a_batch_that_divides_passes():
