@@ -11,9 +11,13 @@ query and gallery.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.run import command_line, workdir
 from experiments.run.command_line import exit_on_bad_input
+
+if TYPE_CHECKING:
+  from ccl_jax.retrieval import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--nmi",
     action="store_true",
     help="NMI and AMI of k-means too; slow where classes are many",
+  )
+  parser.add_argument(
+    "--thresholds",
+    action="store_true",
+    help="thresholds on the cosine of two pictures, and their error rates",
   )
   parser.add_argument(
     "--save-embeddings",
@@ -70,7 +79,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   metrics = tested.metrics
   if args.nmi:
     metrics |= testing.score_clusters(config, embedded)
+  if args.thresholds and (calibration := testing.calibrate(config, embedded)):
+    metrics |= {"eer": calibration.eer, **thresholds_of(calibration)}
   print(json.dumps({**about, **metrics}))
+
+
+def thresholds_of(calibration: "Calibration") -> dict[str, float]:
+  """For each false accept rate that the pairs can tell: cosine and false rejects."""
+  told = {}
+  for far in (0.1, 0.01, 0.001, 0.0001):
+    if far * calibration.other >= 1:
+      threshold, frr = calibration.at_far(far)
+      told |= {f"threshold at far {far:g}": threshold, f"frr at far {far:g}": frr}
+  return told
 
 
 if __name__ == "__main__":

@@ -228,8 +228,16 @@ def write_results(config: Config, folder: Path, data: "Data", trained: Trained) 
     result["cells"] = testing.describe_cells(data.test, tested.cells)
   workdir.finish(folder, result)
   try:
+    calibration = testing.calibrate(config, tested.embedded)
     show.write_report(
-      folder, config, trained.events, result, data, trained.centers, tested.neighbors
+      folder,
+      config,
+      trained.events,
+      result,
+      data,
+      trained.centers,
+      tested.neighbors,
+      calibration,
     )
   except Exception as error:  # of drawing; what was trained for is in the result
     told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

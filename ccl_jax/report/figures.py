@@ -17,6 +17,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from ccl_jax.retrieval import Calibration
+
 # u8[H, W] gray, or u8[H, W, 1 or 3]; sizes may differ.
 Pictures = Sequence[np.ndarray] | np.ndarray
 
@@ -85,6 +87,26 @@ def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
   axes.plot(steps, speeds, color=_BLUE, linewidth=1.5)
   axes.set_ylim(0, 1.15 * np.nanmax(speeds[np.isfinite(speeds)]))
   axes.set_title("Images per second")
+  return figure
+
+
+def calibration_figure(calibration: Calibration) -> Figure:
+  """False accept and false reject rates against the threshold, in percent."""
+  figure, axes = _axes()
+  for rates, label, color, style in (
+    (calibration.far, "false accepts", _BLUE, "-"),
+    (calibration.frr, "false rejects", _ORANGE, "--"),
+  ):
+    axes.plot(
+      calibration.thresholds, 100 * rates, style, color=color, linewidth=2, label=label
+    )
+  # Where next to nothing happens at the ends is left out.
+  told = np.flatnonzero((calibration.far < 0.999) & (calibration.frr < 0.999))
+  if len(told):
+    axes.set_xlim(*calibration.thresholds[told[[0, -1]]].tolist())
+  axes.legend(frameon=False, labelcolor=INK, loc="best")
+  axes.set_xlabel("least cosine of a pair that is accepted", fontsize=9, color=INK)
+  axes.set_title("Errors at a threshold, %")
   return figure
 
 

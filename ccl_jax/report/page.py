@@ -25,6 +25,7 @@ from ccl_jax.report.figures import (
   Cells,
   CenterMap,
   Pictures,
+  calibration_figure,
   cells_figure,
   center_map_figure,
   loss_figure,
@@ -32,6 +33,7 @@ from ccl_jax.report.figures import (
   thumbnail,
   validation_figure,
 )
+from ccl_jax.retrieval import Calibration
 
 _THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
 
@@ -68,6 +70,7 @@ def write_report(
   queries: Neighbors | None = None,
   centers: CenterMap | None = None,
   cells: Cells | None = None,
+  calibration: Calibration | None = None,
 ) -> None:
   """Writes a run's page: one HTML file without outside references.
 
@@ -81,6 +84,7 @@ def write_report(
     queries: test pictures with their neighbors.
     centers: trained class centers, for the map.
     cells: accuracy by class and misleading attribute.
+    calibration: the error rates of thresholds, of test pictures.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
@@ -88,6 +92,7 @@ def write_report(
     _headline(name, result),
     _curves_section(events),
     _cells_section(cells),
+    _calibration_section(calibration),
     _queries_section(queries),
     _map_section(centers),
     _numbers_section(config, result),
@@ -192,6 +197,25 @@ def _cells_section(cells: Cells | None) -> str:
     " images; classes from top to bottom, the attribute from left to right. Where the"
     " attribute is what the model sees, only the cells that go together in training are"
     f" right.</p><div class='map'>{_svg(cells_figure(cells), alt)}</div></section>"
+  )
+
+
+def _calibration_section(calibration: Calibration | None) -> str:
+  if calibration is None:
+    return ""
+  shown = {"equal error rate": f"{_percent(calibration.eer)}"}
+  for far in (0.01, 0.001, 0.0001):
+    if far * calibration.other >= 1:
+      threshold, frr = calibration.at_far(far)
+      shown[f"cosine {threshold:.4f}"] = (
+        f"{100 * far:g}% false accepts, {_percent(frr)} false rejects"
+      )
+  drawn = _svg(calibration_figure(calibration), "False accepts and false rejects")
+  return (
+    "<section><h2>Thresholds</h2><p>How often a threshold on the cosine is wrong about"
+    f" two pictures: {calibration.same:,} pairs of one test class and"
+    f" {calibration.other:,} of two.</p><div class='curves'>{drawn}</div>"
+    f"{_table(shown, 'threshold', 'errors')}</section>"
   )
 
 

@@ -40,6 +40,7 @@ def write_report(
   data: datasets.Data,
   centers: figures.CenterMap | None,
   neighbors: retrieval.Neighbors,
+  calibration: retrieval.Calibration | None,
 ) -> None:
   """Writes report.html."""
   cells = result.get("cells")
@@ -51,6 +52,7 @@ def write_report(
     queries=neighbors_of(data, neighbors),
     centers=centers,
     cells=None if cells is None else figures.Cells(**cells),
+    calibration=calibration,
   )
 
 

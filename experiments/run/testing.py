@@ -14,6 +14,7 @@ from configs.base import Config
 from experiments.run.datasets import FEW_SHOT_QUERIES, Data, few_shot_kinds
 
 NEIGHBORS = 5  # kept for each test example, for the report
+CALIBRATED = 10_000  # the most rows whose pairs the report counts
 
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
 
@@ -56,6 +57,24 @@ def score_with_neighbors(
   return retrieval.evaluate_with_neighbors(
     *embedded, ks=config.recall_at, k=min(NEIGHBORS, rows)
   )
+
+
+def calibrate(config: Config, embedded: Embedded) -> retrieval.Calibration | None:
+  """Error rates of thresholds on the test pairs, of rows drawn where they are many.
+
+  None where the test examples have no pair of one class, or none of two.
+  """
+  rng = np.random.default_rng(config.seed)
+
+  def few(rows, labels):
+    taken = np.sort(rng.permutation(len(rows))[:CALIBRATED])
+    return rows[taken], labels[taken]
+
+  gallery = embedded.gallery is not None and few(*embedded[2:])
+  try:
+    return retrieval.calibrate(*few(*embedded[:2]), *(gallery or ()))
+  except ValueError:
+    return None
 
 
 def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ccl_jax import retrieval
 from ccl_jax.report import figures, page
 from tests.report.test_figures import (
   CELLS,
@@ -249,3 +250,17 @@ def test_a_page_of_probes_leads_with_them_and_shows_the_cells(tmp_path):
     "2 classes by 3 attributes" in s.get("aria-label", "") for s in parsed.every("svg")
   )
   assert "classes by" not in written(tmp_path).text
+
+
+def test_thresholds_are_drawn_and_listed_with_their_errors(tmp_path):
+  rng = np.random.default_rng(0)
+  same = np.arange(2000) < 500
+  calibration = retrieval.calibrate_pairs(rng.normal(size=2000) + 2 * same, same)
+  shown = written(tmp_path, calibration=calibration)
+  assert "500 pairs of one test class and 1,500 of two" in shown.text
+  assert f"{100 * calibration.eer:.2f} %" in shown.text
+  threshold, frr = calibration.at_far(0.01)
+  assert f"cosine {threshold:.4f}" in shown.text
+  assert f"1% false accepts, {100 * frr:.2f} % false rejects" in shown.text
+  # A rate of less than one pair is not claimed.
+  assert "0.1% false accepts" in shown.text and "0.01% false" not in shown.text

@@ -42,7 +42,9 @@ def test_the_test_examples_are_searched_once(data, tmp_path, monkeypatch):
   )
   config = Config(recall_at=(1, 2))
   tested = testing.test(config, embed, None, data)
-  show.write_report(tmp_path, config, [], tested.metrics, data, None, tested.neighbors)
+  show.write_report(
+    tmp_path, config, [], tested.metrics, data, None, tested.neighbors, None
+  )
   assert len(searches) == 1
   page = (tmp_path / "report.html").read_text()
   assert "Queries drawn at random" in page
