@@ -5,19 +5,19 @@
 Prints one line of JSON: the metrics, and the step they belong to. It changes nothing in
 the run. With --save-embeddings=FOLDER, the embeddings stay as .npy files for
 experiments.retrieve --embeddings=FOLDER; of a benchmark with a gallery, in its folders
-query and gallery.
+query and gallery. With --split=all too, train and test images are embedded and nothing
+is scored: a head is trained on the folder by configs/features.py. With --config=FILE,
+the images are those of another config, in the size that the run's network takes.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from configs.base import Config
 from experiments.run import command_line, workdir
 from experiments.run.command_line import exit_on_bad_input
-
-if TYPE_CHECKING:
-  from ccl_jax.retrieval import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,9 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
   parser.add_argument(
     "--split",
-    choices=("test", "validation"),
+    choices=("test", "validation", "all"),
     default="test",
-    help="which classes to search (default: test)",
+    help="which classes to search (default: test); all: train and test, to be saved",
+  )
+  parser.add_argument(
+    "--config",
+    help="a file of configs/ whose images are embedded, in place of the run's",
   )
   parser.add_argument(
     "--flip",
@@ -50,9 +54,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar="FOLDER",
     help="where to write embeddings, labels and ids as .npy files",
   )
-  args = parser.parse_args(argv)
+  args, overrides = command_line.parse(parser, argv)
   with exit_on_bad_input():
     config = workdir.read_config(args.workdir)
+    if args.config:
+      config = with_data_of(config, command_line.load_config(args.config, overrides))
+    elif overrides:
+      raise ValueError(f"{[*overrides][0]} is given without --config=FILE")
+    if args.split == "all" and not args.save_embeddings:
+      raise ValueError("--split=all has nothing to score: add --save-embeddings=FOLDER")
+    if args.flip and config.data.name == "features":
+      raise ValueError(
+        "--flip: the run's rows are embeddings, and have no mirror image"
+      )
 
   from experiments.run import assemble, datasets, embeddings, testing
 
@@ -66,9 +80,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save_embeddings:
       args.save_embeddings.mkdir(parents=True, exist_ok=True)
   embed = assemble.make_embed(config, flip=args.flip)
+  about = {"split": args.split, "step": int(state.step), "flip": args.flip}
+  if args.split == "all":
+    run = {"workdir": str(args.workdir), **about}
+    parts = {"train": data.train, "test": data.test, "gallery": data.gallery}
+    embeddings.save_splits(
+      args.save_embeddings,
+      {name: part for name, part in parts.items() if part},
+      lambda part: embed(state, part)[0],
+      run,
+    )
+    print(json.dumps(about))
+    return
   tested = testing.test(config, embed, state, data)
   embedded = tested.embedded
-  about = {"split": args.split, "step": int(state.step), "flip": args.flip}
   if args.save_embeddings:
     folder, run = args.save_embeddings, {"workdir": str(args.workdir), **about}
     if data.gallery is None:
@@ -80,18 +105,24 @@ def main(argv: Sequence[str] | None = None) -> None:
   if args.nmi:
     metrics |= testing.score_clusters(config, embedded)
   if args.thresholds and (calibration := testing.calibrate(config, embedded)):
-    metrics |= {"eer": calibration.eer, **thresholds_of(calibration)}
+    metrics["eer"] = calibration.eer
+    for far, (threshold, frr) in testing.chosen(calibration).items():
+      metrics |= {f"threshold at far {far:g}": threshold, f"frr at far {far:g}": frr}
   print(json.dumps({**about, **metrics}))
 
 
-def thresholds_of(calibration: "Calibration") -> dict[str, float]:
-  """For each false accept rate that the pairs can tell: cosine and false rejects."""
-  told = {}
-  for far in (0.1, 0.01, 0.001, 0.0001):
-    if far * calibration.other >= 1:
-      threshold, frr = calibration.at_far(far)
-      told |= {f"threshold at far {far:g}": threshold, f"frr at far {far:g}": frr}
-  return told
+def with_data_of(config: Config, other: Config) -> Config:
+  """The config with the images of another one, as this one's network takes them."""
+  kept = {
+    name: getattr(config.data, name)
+    for name in ("image_size", "channels", "shorter_side")
+  }
+  return dataclasses.replace(
+    config,
+    probe="none",
+    few_shot_tasks=0,
+    data=dataclasses.replace(other.data, validation_fraction=0.0, **kept),
+  )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   from ccl_jax import retrieval
   from ccl_jax.report import figures
-  from experiments.run import assemble, datasets, embeddings
+  from experiments.run import assemble, datasets, embeddings, show
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   out = args.out or args.workdir / "neighbors.png"
   figures.picture_of_neighbors(
     out,
-    query[0]["image"] if query else pictures[own]["image"],
-    [pictures[row]["image"] for row in rows],
+    show.picture(query[0]["image"] if query else pictures[own]["image"]),
+    [show.picture(pictures[row]["image"]) for row in rows],
     similarities[0],
     [names[row] for row in rows],
   )

@@ -17,8 +17,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from ccl_jax.retrieval import Calibration
-
 # u8[H, W] gray, or u8[H, W, 1 or 3]; sizes may differ.
 Pictures = Sequence[np.ndarray] | np.ndarray
 
@@ -42,6 +40,19 @@ class Cells:
   classes: Sequence[str]  # K
   attributes: Sequence[str]  # A
   accuracy: Sequence[Sequence[float | None]]  # [K][A]; None for a cell without images
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+  """How often a threshold on the cosine of two pictures is wrong."""
+
+  thresholds: Float[np.ndarray, " T"]  # ascending
+  far: Float[np.ndarray, " T"]  # false accept rate
+  frr: Float[np.ndarray, " T"]  # false reject rate
+  same: int  # pairs of one class
+  other: int  # pairs of two classes
+  eer: float  # equal error rate
+  chosen: Mapping[float, tuple[float, float]]  # far -> threshold and frr
 
 
 def loss_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -90,20 +101,19 @@ def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
   return figure
 
 
-def calibration_figure(calibration: Calibration) -> Figure:
+def error_rates_figure(rates: ErrorRates) -> Figure:
   """False accept and false reject rates against the threshold, in percent."""
   figure, axes = _axes()
-  for rates, label, color, style in (
-    (calibration.far, "false accepts", _BLUE, "-"),
-    (calibration.frr, "false rejects", _ORANGE, "--"),
+  for shares, label, color, style in (
+    (rates.far, "false accepts", _BLUE, "-"),
+    (rates.frr, "false rejects", _ORANGE, "--"),
   ):
-    axes.plot(
-      calibration.thresholds, 100 * rates, style, color=color, linewidth=2, label=label
-    )
+    percent = 100 * shares
+    axes.plot(rates.thresholds, percent, style, color=color, linewidth=2, label=label)
   # Where next to nothing happens at the ends is left out.
-  told = np.flatnonzero((calibration.far < 0.999) & (calibration.frr < 0.999))
+  told = np.flatnonzero((rates.far < 0.999) & (rates.frr < 0.999))
   if len(told):
-    axes.set_xlim(*calibration.thresholds[told[[0, -1]]].tolist())
+    axes.set_xlim(*rates.thresholds[told[[0, -1]]].tolist())
   axes.legend(frameon=False, labelcolor=INK, loc="best")
   axes.set_xlabel("least cosine of a pair that is accepted", fontsize=9, color=INK)
   axes.set_title("Errors at a threshold, %")

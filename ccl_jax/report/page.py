@@ -24,16 +24,16 @@ from ccl_jax.report.figures import (
   INK,
   Cells,
   CenterMap,
+  ErrorRates,
   Pictures,
-  calibration_figure,
   cells_figure,
   center_map_figure,
+  error_rates_figure,
   loss_figure,
   throughput_figure,
   thumbnail,
   validation_figure,
 )
-from ccl_jax.retrieval import Calibration
 
 _THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
 
@@ -70,7 +70,7 @@ def write_report(
   queries: Neighbors | None = None,
   centers: CenterMap | None = None,
   cells: Cells | None = None,
-  calibration: Calibration | None = None,
+  error_rates: ErrorRates | None = None,
 ) -> None:
   """Writes a run's page: one HTML file without outside references.
 
@@ -84,7 +84,7 @@ def write_report(
     queries: test pictures with their neighbors.
     centers: trained class centers, for the map.
     cells: accuracy by class and misleading attribute.
-    calibration: the error rates of thresholds, of test pictures.
+    error_rates: of thresholds on the cosine of two test pictures.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
@@ -92,7 +92,7 @@ def write_report(
     _headline(name, result),
     _curves_section(events),
     _cells_section(cells),
-    _calibration_section(calibration),
+    _error_rates_section(error_rates),
     _queries_section(queries),
     _map_section(centers),
     _numbers_section(config, result),
@@ -200,22 +200,19 @@ def _cells_section(cells: Cells | None) -> str:
   )
 
 
-def _calibration_section(calibration: Calibration | None) -> str:
-  if calibration is None:
+def _error_rates_section(rates: ErrorRates | None) -> str:
+  if rates is None:
     return ""
-  shown = {"equal error rate": f"{_percent(calibration.eer)}"}
-  for far in (0.01, 0.001, 0.0001):
-    if far * calibration.other >= 1:
-      threshold, frr = calibration.at_far(far)
-      shown[f"cosine {threshold:.4f}"] = (
-        f"{100 * far:g}% false accepts, {_percent(frr)} false rejects"
-      )
-  drawn = _svg(calibration_figure(calibration), "False accepts and false rejects")
+  shown = {"equal error rate": _percent(rates.eer)}
+  for far, (threshold, frr) in rates.chosen.items():
+    errors = f"{100 * far:g}% false accepts, {_percent(frr)} false rejects"
+    shown[f"cosine {threshold:.4f}"] = errors
+  drawn = _svg(error_rates_figure(rates), "False accepts and false rejects")
   return (
     "<section><h2>Thresholds</h2><p>How often a threshold on the cosine is wrong about"
-    f" two pictures: {calibration.same:,} pairs of one test class and"
-    f" {calibration.other:,} of two.</p><div class='curves'>{drawn}</div>"
-    f"{_table(shown, 'threshold', 'errors')}</section>"
+    f" two pictures: {rates.same:,} pairs of one test class and {rates.other:,} of two."
+    f"</p><div class='curves'>{drawn}</div>{_table(shown, 'threshold', 'errors')}"
+    "</section>"
   )
 
 

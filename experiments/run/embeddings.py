@@ -4,10 +4,12 @@
 - `labels.npy`: i32[N]
 - `ids.npy`: N strings, the path or the number of each picture
 - `classes.txt`: the name of label i on line i + 1
+- `split.npy`: N strings, "train", "test" or "gallery", where all were saved
 - `about.json`: the run, step and pictures that the embeddings belong to
 """
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,34 @@ def save(
   np.save(folder / "labels.npy", examples.labels)
   np.save(folder / "ids.npy", np.asarray(examples.ids))
   (folder / "classes.txt").write_text("".join(f"{c}\n" for c in examples.class_names))
+  (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def save_splits(
+  folder: Path,
+  parts: Mapping[str, Examples],
+  embed: Callable[[Examples], np.ndarray],
+  about: dict[str, Any],
+) -> None:
+  """Writes the embeddings of several splits in one folder, each with its name.
+
+  Splits of different classes get labels of their own: a class is told by its name.
+  """
+  names = sorted({name for part in parts.values() for name in part.class_names})
+  labels = [
+    np.searchsorted(names, np.array(part.class_names))[part.labels]
+    for part in parts.values()
+  ]
+  arrays = {
+    "embeddings": np.concatenate([embed(part) for part in parts.values()]),
+    "labels": np.concatenate(labels).astype(np.int32),
+    "ids": np.concatenate([np.asarray(part.ids) for part in parts.values()]),
+    "split": np.concatenate([np.full(len(part), name) for name, part in parts.items()]),
+  }
+  folder.mkdir(parents=True, exist_ok=True)
+  for name, array in arrays.items():
+    np.save(folder / f"{name}.npy", array)
+  (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
   (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -1,5 +1,6 @@
 """Collects the contents of a run's report."""
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,19 @@ class Images(Sequence):
     return len(self._rows)
 
   def __getitem__(self, index):
-    return self._examples[int(self._rows[index])]["image"]
+    return picture(self._examples[int(self._rows[index])]["image"])
+
+
+def picture(image: np.ndarray) -> np.ndarray:
+  """An image as it is; an embedding [F] as gray squares, darkest where it is lowest."""
+  if image.ndim > 1:
+    return image
+  side = math.ceil(math.sqrt(len(image)))
+  low, high = float(image.min()), float(image.max())
+  gray = 255 * (image.astype(np.float32) - low) / max(high - low, 1e-12)
+  return np.resize(np.pad(gray, (0, side**2 - len(image))), (side, side)).astype(
+    np.uint8
+  )
 
 
 def write_report(
@@ -52,7 +65,14 @@ def write_report(
     queries=neighbors_of(data, neighbors),
     centers=centers,
     cells=None if cells is None else figures.Cells(**cells),
-    calibration=calibration,
+    error_rates=calibration and error_rates(calibration),
+  )
+
+
+def error_rates(calibration: retrieval.Calibration) -> figures.ErrorRates:
+  """What the report draws of a calibration."""
+  return figures.ErrorRates(
+    **calibration._asdict(), eer=calibration.eer, chosen=testing.chosen(calibration)
   )
 
 

@@ -14,6 +14,7 @@ from configs.base import Config
 from experiments.run.datasets import FEW_SHOT_QUERIES, Data, few_shot_kinds
 
 NEIGHBORS = 5  # kept for each test example, for the report
+FALSE_ACCEPTS = (0.1, 0.01, 0.001, 0.0001)  # for which a threshold is chosen
 CALIBRATED = 10_000  # the most rows whose pairs the report counts
 
 Embed = Callable[[step.TrainState, Examples], tuple[np.ndarray, np.ndarray]]
@@ -75,6 +76,12 @@ def calibrate(config: Config, embedded: Embedded) -> retrieval.Calibration | Non
     return retrieval.calibrate(*few(*embedded[:2]), *(gallery or ()))
   except ValueError:
     return None
+
+
+def chosen(calibration: retrieval.Calibration) -> dict[float, tuple[float, float]]:
+  """For each false accept rate that the pairs can tell: threshold, false rejects."""
+  rates = [far for far in FALSE_ACCEPTS if far * calibration.other >= 1]
+  return {far: calibration.at_far(far) for far in rates}
 
 
 def score_clusters(config: Config, embedded: Embedded) -> dict[str, float]:

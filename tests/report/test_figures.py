@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax import retrieval
 from ccl_jax.report import figures
 
 CELLS = figures.Cells(
@@ -160,12 +159,3 @@ def test_captions_and_pictures_must_pair(tmp_path):
   for images, similarities, names in ((one, [0.5], []), ([], [], []), (one, [], ["a"])):
     with pytest.raises(ValueError, match="a similarity and a name for each"):
       figures.neighbors_figure(one[0], images, similarities, names)
-
-
-def test_error_rates_are_drawn_against_the_threshold():
-  same = np.array([False, True, False, True])
-  calibration = retrieval.calibrate_pairs(np.array([0.1, 0.4, 0.5, 0.9]), same)
-  accepts, rejects = figures.calibration_figure(calibration).axes[0].lines
-  np.testing.assert_allclose(accepts.get_xdata()[:4], [0.1, 0.4, 0.5, 0.9])
-  np.testing.assert_allclose(accepts.get_ydata(), [100, 50, 50, 0, 0])
-  np.testing.assert_allclose(rejects.get_ydata(), [0, 0, 50, 50, 100])

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ccl_jax import retrieval
 from ccl_jax.report import figures, page
 from tests.report.test_figures import (
   CELLS,
@@ -253,14 +252,21 @@ def test_a_page_of_probes_leads_with_them_and_shows_the_cells(tmp_path):
 
 
 def test_thresholds_are_drawn_and_listed_with_their_errors(tmp_path):
-  rng = np.random.default_rng(0)
-  same = np.arange(2000) < 500
-  calibration = retrieval.calibrate_pairs(rng.normal(size=2000) + 2 * same, same)
-  shown = written(tmp_path, calibration=calibration)
+  rates = figures.ErrorRates(
+    thresholds=np.array([-0.5, 0.25, 0.75, 1.5]),
+    far=np.array([1, 0.5, 0.01, 0]),
+    frr=np.array([0, 0.1, 0.2, 1]),
+    same=500,
+    other=1500,
+    eer=0.1582,
+    chosen={0.01: (0.75, 0.2)},
+  )
+  shown = written(tmp_path, error_rates=rates)
   assert "500 pairs of one test class and 1,500 of two" in shown.text
-  assert f"{100 * calibration.eer:.2f} %" in shown.text
-  threshold, frr = calibration.at_far(0.01)
-  assert f"cosine {threshold:.4f}" in shown.text
-  assert f"1% false accepts, {100 * frr:.2f} % false rejects" in shown.text
-  # A rate of less than one pair is not claimed.
-  assert "0.1% false accepts" in shown.text and "0.01% false" not in shown.text
+  assert "15.82 %" in shown.text
+  assert "cosine 0.7500" in shown.text
+  assert "1% false accepts, 20.00 % false rejects" in shown.text
+  accepts, rejects = figures.error_rates_figure(rates).axes[0].lines
+  np.testing.assert_allclose(accepts.get_xdata(), rates.thresholds)
+  np.testing.assert_allclose(accepts.get_ydata(), [100, 50, 1, 0])
+  np.testing.assert_allclose(rejects.get_ydata(), [0, 10, 20, 100])
