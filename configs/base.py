@@ -50,10 +50,12 @@ class Data:
     "omniglot",
     "tfds",
     "utkface",
+    "features",
   ] = "glyphs"  # embedded, a folder of yours, or a known benchmark
   data_dir: str | None = None  # where TFDS keeps datasets; None: its own default
   fonts: str | None = None  # glyphs: a folder of .ttf/.otf in place of the 16 faces
   images: str | None = None  # the root of class/image files, or a benchmark's archive
+  features: str | None = None  # features: an .npz file of embeddings, or a folder
   classes: int | None = None  # benchmarks: the first N of each split, for a trial
   tfds_name: str | None = None  # tfds: the dataset, as TFDS spells it
   tfds_train: str = "train"  # tfds: the split that trains
@@ -91,19 +93,34 @@ class Data:
 class Model:
   """The network from images to embeddings."""
 
-  name: Literal["glyph_net", "conv_net", "resnet18", "resnet20", "resnet50"] = (
-    "glyph_net"  # which
-  )
+  name: Literal[
+    "glyph_net",
+    "conv_net",
+    "resnet18",
+    "resnet20",
+    "resnet50",
+    "vit_small",
+    "vit_base",
+    "vit_large",
+    "head",
+  ] = "glyph_net"  # which
   dim: Count = 128  # D, length of an embedding
   widths: tuple[Count, Count] = (96, 128)  # channels of glyph_net's first two layers
   depth: Natural = 1  # glyph_net: residual 3 x 3 convolutions, the slow part on a CPU
+  hidden: tuple[Count, ...] = ()  # head: widths before the last layer; none: linear
   projection: tuple[Count, ...] = ()  # dense layers that only the loss sees
-  weights: str | None = None  # resnet: .safetensors or .pth file to start from
+  weights: str | None = None  # resnet, vit: .safetensors or .pth file to start from
   pooling: Literal["average", "max", "sum"] = "average"  # resnet: over positions
   layer_norm: bool = False  # resnet: normalize pooled features before the embedding
   frozen_batch_norm: bool = False  # resnet: keep the running statistics in training
   small_images: bool = False  # resnet: a stem for sides of 32 or so; no weights fit
-  compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet: in its backbone
+  patch: Count = 14  # vit: side of a patch in pixels
+  grid: Count = 37  # vit: position embeddings a side; 14 in most files of timm
+  registers: Natural = 0  # vit: tokens beside the class token; 4 in "reg4" files
+  tokens: Literal["class", "mean", "both"] = "class"  # vit: what is embedded
+  trained_blocks: Natural | None = None  # vit: the last ones alone train; 0: the head
+  remat: bool = False  # vit: less memory for a second computation of each block
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"  # resnet, vit: its backbone
 
 
 @dataclasses.dataclass
@@ -159,7 +176,7 @@ class Optimizer:
 
   name: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
   learning_rate: Positive = 3e-3  # peak, of the model
-  backbone_learning_rate: Positive | None = None  # peak, of a resnet without its head
+  backbone_learning_rate: Positive | None = None  # peak, of resnet, vit without head
   frozen_backbone_fraction: Fraction = 0.0  # share of steps that train the head alone
   centers_learning_rate: Positive = 0.03  # peak, of trained centers
   weight_decay: NonNegative = 0.02  # of the model's matrices
@@ -204,6 +221,8 @@ class Config:
       _check_bound(name, values[name], hint)
     _check_memory(self)
     _check_backbone(self)
+    _check_frozen(self)
+    _check_features(self)
     if self.loss.first_visit == "mix" and self.loss.centers != "bank":
       raise ValueError(
         f"loss.first_visit=mix with loss.centers={self.loss.centers}: only a bank has"
@@ -300,9 +319,10 @@ def _check_backbone(config: Config) -> None:
     ("model.weights", model.weights),
     ("optimizer.backbone_learning_rate", optimizer.backbone_learning_rate),
   ):
-    if value is not None and (not model.name.startswith("resnet") or model.projection):
+    has_own = model.name.startswith(("resnet", "vit")) and not model.projection
+    if value is not None and not has_own:
       raise ValueError(
-        f"{name}={value}: only a ResNet (model.name) without a projection has a"
+        f"{name}={value}: only a ResNet or ViT (model.name) without a projection has a"
         " backbone of its own"
       )
   if optimizer.backbone_learning_rate is None and optimizer.frozen_backbone_fraction:
@@ -314,4 +334,29 @@ def _check_backbone(config: Config) -> None:
     raise ValueError(
       f"optimizer.backbone_learning_rate={optimizer.backbone_learning_rate}: only"
       " optimizer.name=adamw has it"
+    )
+
+
+def _check_frozen(config: Config) -> None:
+  model, optimizer = config.model, config.optimizer
+  if model.trained_blocks is None:
+    return
+  if not model.name.startswith("vit") or model.projection or optimizer.name != "adamw":
+    raise ValueError(
+      f"model.trained_blocks={model.trained_blocks}: only a ViT (model.name) without a"
+      " projection, by optimizer.name=adamw, can be trained in part"
+    )
+
+
+def _check_features(config: Config) -> None:
+  stored, head = config.data.name == "features", config.model.name == "head"
+  if stored != head:
+    raise ValueError(
+      f"model.name={config.model.name} with data.name={config.data.name}: a head goes"
+      " with features, and features with a head"
+    )
+  if stored and config.data.view != "none":
+    raise ValueError(
+      f"data.view={config.data.view} with data.name=features: embeddings are no"
+      " pictures; give none"
     )

@@ -27,9 +27,9 @@ Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-  """Images held in memory, as a source."""
+  """Images held in memory, as a source; or rows of embeddings, in memory or not."""
 
-  images: np.ndarray  # u8[N,H,W,C]
+  images: np.ndarray  # u8[N,H,W,C], or floats [N,F]
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     return {"image": self.images[index]}
@@ -145,7 +145,7 @@ class Examples:
       rng: draws the seed of each crop.
     """
     if isinstance(self.source, Decoded) and crop is None:
-      images = self.source.images[self.indices[rows]]
+      images = np.asarray(self.source.images[self.indices[rows]])
     else:
       if crop is None:
         decoded = [self[row]["image"] for row in rows.tolist()]

@@ -116,7 +116,7 @@ def eval_batches(
 
   Returns:
     A dataset of {"image": u8[b,H,W,C], "label": i32[b]}. The last batch is filled up
-    with black images of label -1.
+    with black images, or rows of zeros, of label -1.
 
   Raises:
     ValueError: if there are no examples, batch_size is below 1 or does not divide among
@@ -133,8 +133,9 @@ def eval_batches(
     indices = np.arange(batch_size)[rows] + step * batch_size
     batch = examples.take(np.minimum(indices, len(examples) - 1))
     real = indices < len(examples)
+    batch["image"][~real] = 0
     return {
-      "image": np.where(real[:, None, None, None], batch["image"], np.uint8(0)),
+      "image": batch["image"],
       "label": np.where(real, batch["label"], np.int32(-1)),
     }
 

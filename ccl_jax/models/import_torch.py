@@ -1,4 +1,7 @@
-"""Reads ImageNet weights of a PyTorch ResNet from a torchvision or timm file.
+"""Reads weights of a PyTorch ResNet or vision transformer from a public file.
+
+Those of a ResNet come from torchvision or timm, those of a transformer from timm or
+DINOv2.
 
 Such a file is .safetensors, or the .pth of `torch.save(model.state_dict(), path)`. A
 .pth file holds a pickle, which could run any code; here it may only name tensors.
@@ -102,30 +105,82 @@ def resnet(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
     ValueError: if a name is missing or unknown, or its shape or type differs; the
       message names the first.
   """
+
+  def ignored(name):
+    return name.startswith("fc.") or name.endswith(".num_batches_tracked")
+
+  advice = ": give a file of the same ResNet from torchvision or timm"
+  return _filled(weights, variables, _torch_name, ignored, advice)
+
+
+def vit(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
+  """The variables of a `ViT` with its backbone taken from timm's or DINOv2's weights.
+
+  The weights must hold every array of the backbone by its name and shape, and nothing
+  else. Only the classifier `head` and DINOv2's `mask_token` are skipped. Of a file
+  without LayerScale, or without a position of the class token, these become 1 and 0,
+  which is the same network.
+
+  Args:
+    weights: from `read`.
+    variables: from `ViT.init`, for the names and shapes; the head is kept.
+
+  Raises:
+    ValueError: as `resnet` does.
+  """
+  weights = dict(weights)
+  if "register_tokens" in weights:  # DINOv2's name of timm's
+    weights["reg_token"] = weights.pop("register_tokens")
+  backbone = variables["params"]["backbone"]
+  if not any(".ls1." in name or ".ls2." in name for name in weights):
+    for name in backbone:
+      if name.startswith("blocks_"):
+        ones = np.ones_like(backbone[name]["ls1_gamma"])
+        for gain in ("ls1", "ls2"):
+          weights[f"{name.replace('_', '.')}.{gain}.gamma"] = ones
+  found, expected = weights.get("pos_embed"), backbone["pos_embed"].shape
+  if found is not None and found.shape == (1, expected[1] - 1, expected[2]):
+    weights["pos_embed"] = np.pad(found, ((0, 0), (1, 0), (0, 0)))
+
+  def ignored(name):
+    return name.startswith("head.") or name == "mask_token"
+
+  advice = ": give a file of the same ViT from timm or DINOv2, and its patch, grid and"
+  advice += " registers"
+  return _filled(weights, variables, _vit_name, ignored, advice)
+
+
+def _filled(
+  weights: Mapping[str, np.ndarray],
+  variables: PyTree,
+  torch_name: Callable[[tuple[str, ...]], str],
+  ignored: Callable[[str], bool],
+  advice: str,
+) -> PyTree:
+  """The variables with the backbone's arrays replaced by the weights of their names."""
   flat: dict[Any, Any] = dict(flatten_dict(variables))
-  expected = {_torch_name(path): path for path in flat if path[1] == "backbone"}
+  expected = {torch_name(path): path for path in flat if path[1] == "backbone"}
   for name, path in sorted(expected.items()):
-    shape = _torch_shape(flat[path].shape)
+    is_kernel = path[-1] == "kernel"
+    shape = _torch_shape(flat[path].shape, is_kernel)
     if name not in weights:
-      raise ValueError(f"the weights lack {name} of shape {shape}{_ADVICE}")
+      raise ValueError(f"the weights lack {name} of shape {shape}{advice}")
     found = weights[name]
     if found.shape != shape or found.dtype != np.float32:
       raise ValueError(
         f"{name} of the weights is {found.dtype} of shape {found.shape}, expected"
-        f" float of shape {shape}{_ADVICE}"
+        f" float of shape {shape}{advice}"
       )
-    flat[path] = jnp.array(found.transpose(2, 3, 1, 0) if found.ndim == 4 else found)
+    # PyTorch has the outputs of a kernel first, and its inputs next.
+    axes = (*range(2, found.ndim), 1, 0) if is_kernel else range(found.ndim)
+    flat[path] = jnp.array(found.transpose(*axes))
   for name, tensor in weights.items():
-    ignored = name.startswith("fc.") or name.endswith(".num_batches_tracked")
-    if name not in expected and not ignored:
+    if name not in expected and not ignored(name):
       raise ValueError(
         f"the weights hold {name} of shape {tensor.shape}, which the network has"
-        f" not{_ADVICE}"
+        f" not{advice}"
       )
   return unflatten_dict(flat)
-
-
-_ADVICE = ": give a file of the same ResNet from torchvision or timm"
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
@@ -134,8 +189,18 @@ def _torch_name(path: tuple[str, ...]) -> str:
   return ".".join([*modules, ""]).replace("_", ".") + _LEAVES[leaf]
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-  return tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
+def _vit_name(path: tuple[str, ...]) -> str:
+  """(..., "blocks_0", "attn_qkv", "kernel") -> blocks.0.attn.qkv.weight."""
+  _, _, *modules, leaf = path
+  if not modules:  # tokens and positions
+    return leaf
+  known = {"patch_embed_proj": "patch_embed.proj"}
+  names = [known.get(module, module.replace("_", ".")) for module in modules]
+  return ".".join([*names, _LEAVES.get(leaf, leaf.replace("_", "."))])
+
+
+def _torch_shape(shape: tuple[int, ...], is_kernel: bool) -> tuple[int, ...]:
+  return (shape[-1], shape[-2], *shape[:-2]) if is_kernel else tuple(shape)
 
 
 def _is_float(tensor: np.ndarray) -> bool:

@@ -1,6 +1,6 @@
 """Optimizer and schedule from plain numbers."""
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ def adamw(
   weight_decay: float = 0.0,
   backbone_learning_rate: float | None = None,
   frozen_steps: int = 0,
+  frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
   """AdamW on the model and Adam on the objective's class vectors, each at its own rate.
 
@@ -38,6 +39,7 @@ def adamw(
       of the model.
     frozen_steps: first steps in which a backbone with its own rate does not change.
       Its moments, its warmup and its schedule start after them.
+    frozen: names in `params["model"]["backbone"]` that never change, nor decay.
   """
 
   def model_optimizer(peak: float, steps: int) -> optax.GradientTransformation:
@@ -51,23 +53,27 @@ def adamw(
     "model": model_optimizer(learning_rate, steps),
     "objective": optax.adam(warmup_cosine(centers_learning_rate, steps, warmup_steps)),
   }
-  if backbone_learning_rate is None:
+  if backbone_learning_rate is None and not frozen:
     return optax.partition(
       optimizers, lambda params: {group: group for group in params}
     )
 
-  # The schedule must be longer than its warmup, even if the run ends while the backbone
-  # is frozen.
-  left = max(steps - frozen_steps, warmup_steps + 1)
-  optimizers["backbone"] = optax.conditionally_mask(
-    model_optimizer(backbone_learning_rate, left),
-    lambda step, **_: jnp.greater_equal(step, frozen_steps),
-  )
+  rest = "model"
+  if backbone_learning_rate is not None:
+    # The schedule must be longer than its warmup, even if the run ends while the
+    # backbone is frozen.
+    left = max(steps - frozen_steps, warmup_steps + 1)
+    rest = "backbone"
+    optimizers[rest] = optax.conditionally_mask(
+      model_optimizer(backbone_learning_rate, left),
+      lambda step, **_: jnp.greater_equal(step, frozen_steps),
+    )
+  optimizers["frozen"] = optax.set_to_zero()
 
   def groups(params):
-    model = {
-      name: "backbone" if name == "backbone" else "model" for name in params["model"]
-    }
+    model = {name: "model" for name in params["model"]}
+    names = params["model"]["backbone"]
+    model["backbone"] = {n: "frozen" if n in frozen else rest for n in names}
     return {"model": model, "objective": "objective"}
 
   return optax.partition(optimizers, groups)

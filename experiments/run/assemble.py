@@ -13,9 +13,10 @@ import optax
 from ccl_jax import class_mesh, vectors
 from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Examples
-from ccl_jax.models import import_torch, resnet
+from ccl_jax.models import import_torch, resnet, vit
 from ccl_jax.models.conv_net import ConvNet
 from ccl_jax.models.glyph_net import GlyphNet
+from ccl_jax.models.head import Head
 from ccl_jax.models.projection import Projected
 from ccl_jax.training import loop, optim, placement, step
 from ccl_jax.training.checkpoint import Checkpoints
@@ -58,6 +59,10 @@ def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
     )
   elif config.model.name == "conv_net":
     model = ConvNet(dim=config.model.dim, axis_name=axis_name)
+  elif config.model.name.startswith("vit"):
+    model = _make_vit(config)
+  elif config.model.name == "head":
+    model = Head(dim=config.model.dim, hidden=config.model.hidden)
   else:
     model = _make_resnet(config, axis_name)
   return Projected(model, config.model.projection) if config.model.projection else model
@@ -75,6 +80,19 @@ def _make_resnet(config: Config, axis_name: str | None) -> nn.Module:
   )
 
 
+def _make_vit(config: Config) -> vit.ViT:
+  return getattr(vit, config.model.name)(
+    dim=config.model.dim,
+    patch=config.model.patch,
+    grid=config.model.grid,
+    registers=config.model.registers,
+    tokens=config.model.tokens,
+    trained_blocks=config.model.trained_blocks,
+    remat=config.model.remat,
+    dtype=jnp.dtype(config.model.compute_dtype),
+  )
+
+
 def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
   """Loads the backbone of a fresh state from the config's file of weights, if any.
 
@@ -88,12 +106,20 @@ def load_weights(config: Config, state: step.TrainState) -> step.TrainState:
   weights = import_torch.read(config.model.weights)
   variables = {"params": state.params["model"], **state.model_state}
   try:
-    filled = import_torch.resnet(weights, variables)
+    is_vit = config.model.name.startswith("vit")
+    fill = import_torch.vit if is_vit else import_torch.resnet
+    filled = fill(weights, variables)
   except ValueError as error:
     raise ValueError(f"model.weights={config.model.weights}: {error}") from error
   params = {**state.params, "model": filled.pop("params")}
   loaded = state.replace(params=params, model_state=filled)
   return jax.device_put(loaded, jax.tree.map(lambda leaf: leaf.sharding, state))
+
+
+def _frozen(config: Config) -> set[str]:
+  if config.model.trained_blocks is None:
+    return set()
+  return vit.frozen(_make_vit(config).depth, config.model.trained_blocks)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -103,6 +129,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
       optim.adamw,
       backbone_learning_rate=config.optimizer.backbone_learning_rate,
       frozen_steps=round(config.optimizer.frozen_backbone_fraction * config.steps),
+      frozen=_frozen(config),
     ),
   }[config.optimizer.name]
   return make(

@@ -19,6 +19,7 @@ from ccl_jax.data.sources import (
   biased_mnist,
   cars,
   cub,
+  features,
   folder,
   glyphs,
   inshop,
@@ -156,6 +157,13 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
       bias=config.data.bias,
       **pixels,
     )
+  if config.data.name == "features":
+    if config.data.features is None:
+      raise ValueError(
+        "data.name=features needs embeddings: add --config.data.features=FILE.npz, or"
+        " the folder that experiments.evaluate --save-embeddings wrote"
+      )
+    return features.load(config.data.features, seed=config.seed)
   if config.data.images is None:
     raise ValueError(
       f"data.name={config.data.name} needs images: add --config.data.images=FOLDER,"
@@ -190,6 +198,11 @@ def load_pictures(config: Config, path: Path) -> Examples:
   Raises:
     ValueError, OSError: naming what is missing or unreadable, and what to do.
   """
+  if config.data.name == "features":
+    raise ValueError(
+      f"{path}: the run's model is a head on embeddings, and sees no pictures; search"
+      " --embeddings=FOLDER by the id of a row"
+    )
   pictures = folder.unlabeled(
     path, image_size=config.data.image_size, channels=config.data.channels
   )

@@ -142,7 +142,7 @@ def test_weights_that_do_not_fit_are_refused(run_arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("fields", "says"),
   [
-    ({"model.name": "glyph_net"}, "only a ResNet"),
+    ({"model.name": "glyph_net"}, "only a ResNet or ViT"),
     (
       {
         "optimizer.backbone_learning_rate": "none",
