@@ -23,10 +23,23 @@ Rule = Callable[[Float[Array, "B D"], Int[Array, " B"]], Float[Array, "B D"]]
 
 
 class CenterBank(NamedTuple):
-  """One direction per class, moved by every batch."""
+  """One direction per class, moved by every batch.
 
-  centers: Float[Array, "K D"]  # rows of unit length
-  counts: Int[Array, " K"]  # examples seen so far; 0 = never visited
+  Attributes:
+    centers: f32[K, D], rows of unit length.
+    counts: i32[K], examples seen so far; 0: never visited.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import CenterBank
+    >>> centers = np.eye(2, dtype=np.float32)
+    >>> bank = CenterBank(centers, counts=np.zeros(2, np.int32))
+    >>> print(bank._asdict().keys())  # what to save of it
+    dict_keys(['centers', 'counts'])
+  """
+
+  centers: Float[Array, "K D"]
+  counts: Int[Array, " K"]
 
 
 def init(
@@ -44,6 +57,13 @@ def init(
   Raises:
     ValueError: if there are fewer than two classes or no dimension, or the mesh is for
       another number of classes.
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax import centers
+    >>> bank = centers.init(jax.random.key(0), num_classes=3, dim=2)
+    >>> print(bank.centers.shape, bank.counts)
+    (3, 2) [0 0 0]
   """
   if num_classes < 2 or dim < 1:
     raise ValueError(
@@ -73,6 +93,15 @@ def class_means(
 
   The nearest reading of "real time" in the paper (arXiv 2308.00458, abstract), which
   names no rule; it goes well with a momentum of .5.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import centers
+    >>> bank = centers.init(jax.random.key(0), num_classes=2, dim=2)
+    >>> embeddings, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([0, 0])
+    >>> bank = centers.update(bank, embeddings, labels, rule=centers.class_means)
+    >>> print(bank.centers[0].round(3))
+    [0.707 0.707]
   """
   del labels
   return embeddings
@@ -101,6 +130,14 @@ def repulsion(
 
   Returns:
     [B, D] of unit length. An example without another class in the batch stays.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import centers
+    >>> embeddings, labels = jnp.array([[0.8, 0.6], [0.6, 0.8]]), jnp.array([0, 1])
+    >>> print(centers.repulsion(embeddings, labels).round(3))
+    [[ 0.707 -0.707]
+     [-0.707  0.707]]
   """
   rivals = (labels[:, None] != labels[None, :]) & (labels >= 0)[None, :]
   weights = jax.nn.softmax(sharpness * embeddings @ embeddings.T, axis=1, where=rivals)
@@ -221,6 +258,14 @@ def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:
 
   Raises:
     ValueError: if `num_classes` is smaller than the bank.
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax import centers
+    >>> bank = centers.init(jax.random.key(0), num_classes=3, dim=2)
+    >>> larger = centers.grow(bank, jax.random.key(1), num_classes=5)
+    >>> print(larger.centers.shape, bool((larger.centers[:3] == bank.centers).all()))
+    (5, 2) True
   """
   old_classes, dim = bank.centers.shape
   if num_classes < old_classes:

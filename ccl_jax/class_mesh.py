@@ -28,6 +28,13 @@ class ClassMesh(NamedTuple):
   Attributes:
     mesh: its axes are `data` and `class`; see `make`.
     num_classes: K.
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax import class_mesh
+    >>> mesh = class_mesh.make(5, devices=jax.devices()[:1])
+    >>> print(mesh.num_classes, mesh.num_rows)
+    5 5
   """
 
   mesh: Mesh
@@ -86,6 +93,16 @@ def make(
   Raises:
     ValueError: if the devices do not divide into such groups, or a group has more
       devices than K.
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax import centers, class_mesh
+    >>> mesh = class_mesh.make(10, devices=jax.devices()[:1])
+    >>> print(mesh.mesh.axis_names, mesh.mesh.devices.shape)
+    ('data', 'class') (1, 1)
+    >>> bank = centers.init(jax.random.key(0), num_classes=10, dim=4, mesh=mesh)
+    >>> print(bank.centers.shape)
+    (10, 4)
   """
   found = jax.devices() if devices is None else list(devices)
   shards = len(found) if class_shards is None else class_shards
@@ -106,12 +123,32 @@ def make(
 
 
 def gather_classes(tree: Any) -> Any:
-  """Gathers the rows of a group on each of its devices; for use inside `map_over`."""
+  """Gathers the rows of a group on each of its devices; for use inside `map_over`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import class_mesh
+    >>> mesh = class_mesh.make(4, devices=jax.devices()[:1])
+    >>> gather = mesh.map_over(
+    ...   class_mesh.gather_classes, class_mesh.CLASSES, class_mesh.WHOLE
+    ... )
+    >>> print(gather(jnp.arange(4)))
+    [0 1 2 3]
+  """
   return jax.lax.all_gather(tree, CLASS_AXIS, tiled=True)
 
 
 def own_rows(tree: Any) -> Any:
-  """Undoes `gather_classes`: this device's rows of arrays that its group shares."""
+  """Undoes `gather_classes`: this device's rows of arrays that its group shares.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import class_mesh
+    >>> mesh = class_mesh.make(4, devices=jax.devices()[:1])
+    >>> own = mesh.map_over(class_mesh.own_rows, class_mesh.WHOLE, class_mesh.CLASSES)
+    >>> print(own(jnp.arange(4)))
+    [0 1 2 3]
+  """
 
   def part(rows):
     size = len(rows) // jax.lax.axis_size(CLASS_AXIS)
@@ -122,5 +159,16 @@ def own_rows(tree: Any) -> Any:
 
 
 def sum_to_own_rows(rows: Array) -> Array:
-  """Sums arrays of a group's rows over its devices, and keeps this device's rows."""
+  """Sums arrays of a group's rows over its devices, and keeps this device's rows.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import class_mesh
+    >>> mesh = class_mesh.make(4, devices=jax.devices()[:1])
+    >>> add = mesh.map_over(
+    ...   class_mesh.sum_to_own_rows, class_mesh.WHOLE, class_mesh.CLASSES
+    ... )
+    >>> print(add(jnp.arange(4)))
+    [0 1 2 3]
+  """
   return jax.lax.psum_scatter(rows, CLASS_AXIS, tiled=True)

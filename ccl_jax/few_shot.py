@@ -17,7 +17,16 @@ __all__ = ["Tasks", "accuracy", "draw", "draw_within_families", "interval"]
 
 
 class Tasks(NamedTuple):
-  """Rows of the embeddings that E tasks show and ask for, by class."""
+  """Rows of the embeddings that E tasks show and ask for, by class.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import few_shot
+    >>> support, queries = np.array([[[0], [2]]]), np.array([[[1], [3]]])
+    >>> tasks = few_shot.Tasks(support, queries)
+    >>> print(tasks.support.shape)  # one task, two ways, one shot
+    (1, 2, 1)
+  """
 
   support: Int[np.ndarray, "E W S"]
   queries: Int[np.ndarray, "E W Q"]
@@ -44,6 +53,14 @@ def draw(
 
   Raises:
     ValueError: fewer than W classes with S + Q images.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import few_shot
+    >>> labels = np.repeat(np.arange(6), 4)
+    >>> tasks = few_shot.draw(labels, ways=5, shots=1, queries=2, tasks=10, seed=0)
+    >>> print(tasks.support.shape, tasks.queries.shape)
+    (10, 5, 1) (10, 5, 2)
   """
   rows_of = _rows_of(labels, shots + queries)
   if len(rows_of) < ways:
@@ -84,6 +101,17 @@ def draw_within_families(
 
   Raises:
     ValueError: no family with W classes that two drawers drew.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import few_shot
+    >>> labels = np.repeat(np.arange(6), 4)
+    >>> alphabets, drawers = labels // 3, np.arange(24) % 4
+    >>> tasks = few_shot.draw_within_families(
+    ...   labels, alphabets, drawers, ways=3, tasks=2, seed=0
+    ... )
+    >>> print(tasks.support.shape, np.unique(alphabets[tasks.support[0]]).size)
+    (2, 3, 1) 1
   """
   rng = np.random.default_rng(seed)
   pools = [np.flatnonzero(families == family) for family in np.unique(families)]
@@ -156,6 +184,14 @@ def accuracy(
 
   Raises:
     ValueError: if an embedding is not finite.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import few_shot
+    >>> labels = np.repeat(np.arange(6), 4)
+    >>> tasks = few_shot.draw(labels, ways=5, shots=1, queries=2, tasks=3, seed=0)
+    >>> print(few_shot.accuracy(np.eye(6)[labels], tasks))
+    [1. 1. 1.]
   """
   rows = unit_rows(embeddings, "embeddings")
   correct = np.empty(len(tasks.support))
@@ -173,7 +209,14 @@ def accuracy(
 
 
 def interval(accuracies: Float[np.ndarray, " E"]) -> float:
-  """Half of the 95% interval of a mean over tasks: 1.96 standard errors."""
+  """Half of the 95% interval of a mean over tasks: 1.96 standard errors.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import few_shot
+    >>> print(f"{few_shot.interval(np.array([0.7, 0.8, 0.9])):.3f}")
+    0.113
+  """
   if len(accuracies) < 2:
     raise ValueError(f"{len(accuracies)} tasks have no interval: give 2 or more")
   return 1.96 * float(np.std(accuracies, ddof=1)) / math.sqrt(len(accuracies))

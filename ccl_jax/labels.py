@@ -28,6 +28,14 @@ def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> Non
 
   Raises:
     ValueError: naming the first label >= K, its position, and K.
+
+  Example:
+    >>> import numpy as np, ccl_jax
+    >>> ccl_jax.check_labels(np.array([0, 2, -1]), num_classes=3)
+    >>> ccl_jax.check_labels(np.array([0, 3]), num_classes=3)
+    Traceback (most recent call last):
+      ...
+    ValueError: label 3 at position 1 has no class: num_classes is 3, so ...
   """
   flat = np.asarray(labels).reshape(-1)
   _check_integers(flat)
@@ -48,6 +56,14 @@ def drop_padding(
 
   Raises:
     ValueError: unless there is a row of embeddings, and an integer, for each example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import labels
+    >>> rows = jnp.array([[jnp.nan, 1.0], [3.0, 4.0]])
+    >>> print(labels.drop_padding(rows, jnp.array([-1, 0])))
+    [[0. 0.]
+     [3. 4.]]
   """
   _check_integers(labels)
   if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
@@ -62,6 +78,12 @@ def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
   Raises:
     ValueError: if labels are no integers, or their type is too narrow for K, so that
       they wrapped around.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import labels
+    >>> print(labels.as_classes(jnp.array([0, 4], jnp.int8), num_classes=5).dtype)
+    int32
   """
   _check_integers(labels)
   if num_classes > jnp.iinfo(labels.dtype).max:
@@ -75,7 +97,14 @@ def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:
 def mask_loss(
   loss: Float[Array, " B"], labels: Int[Array, " B"], num_classes: int
 ) -> Float[Array, " B"]:
-  """The loss per example, set to 0 for padding and to NaN for labels >= K."""
+  """The loss per example, set to 0 for padding and to NaN for labels >= K.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import labels
+    >>> print(labels.mask_loss(jnp.ones(3), jnp.array([-1, 0, 5]), num_classes=5))
+    [ 0.  1. nan]
+  """
   labels = as_classes(labels, num_classes)
   return jnp.where(labels < 0, 0.0, jnp.where(labels < num_classes, loss, jnp.nan))
 
@@ -91,6 +120,13 @@ def mean_over_examples(
 
   Returns:
     A scalar; 0 if every row is padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> values, labels = jnp.array([2.0, 4.0, 0.0]), jnp.array([1, 0, -1])
+    >>> print(losses.mean_over_examples(values, labels), values.mean())
+    3.0 2.0
   """
   count = jnp.maximum((labels >= 0).sum(), 1)
   return loss.sum() / count.astype(loss.dtype)

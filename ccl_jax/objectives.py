@@ -55,6 +55,16 @@ class Objective(NamedTuple):
       then the padding rows of a mesh; None where the loss has no class vectors.
     rows_apart: whether a row's loss depends on its own row alone, so that a batch may
       be gone through in parts.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import losses, objectives
+    >>> objective = objectives.over_rows(losses.supcon)
+    >>> params, state = objective.init(jax.random.key(0))
+    >>> batch = {"label": jnp.array([0, 0])}
+    >>> values, state = objective.apply(params, state, jnp.eye(2), batch)
+    >>> print(values.shape, objective.class_vectors(params, state))
+    (2,) None
   """
 
   init: Callable[[Key[Array, ""]], tuple[PyTree, PyTree]]
@@ -93,6 +103,16 @@ def with_bank(
       below 1, `apply` needs its key.
     relates_rows: whether a row's loss depends on the other rows of the batch, as in
       `losses.proxy_anchor`; the loss then needs the rows of all devices.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import losses, objectives
+    >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=2)
+    >>> params, bank = objective.init(jax.random.key(0))
+    >>> batch = {"label": jnp.array([0, 1])}
+    >>> values, bank = objective.apply(params, bank, jnp.eye(2), batch)
+    >>> print(params, values.shape, bank.counts)
+    {} (2,) [1 1 0]
   """
 
   def init(key):
@@ -130,6 +150,14 @@ def with_trained_centers(
       length itself: `losses.center_contrastive`, `losses.cosface`, ...
     centers_per_class: C, for a loss over [K, C, D] such as `losses.soft_triple`; None
       for a loss over [K, D].
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import losses, objectives
+    >>> objective = objectives.with_trained_centers(losses.proxy_anchor, 3, 2)
+    >>> params, state = objective.init(jax.random.key(0))
+    >>> print(params["centers"].shape, state)
+    (3, 2) {}
   """
 
   def init(key):
@@ -165,6 +193,15 @@ def over_rows(
     reads: names of the arrays in the batch that the loss takes after the embeddings:
       `("label", "example")` for `losses.contex`.
     axis_name: the mapped axis under `pmap`; None under `jit`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import losses, objectives
+    >>> objective = objectives.over_rows(losses.nt_xent, reads=("label", "example"))
+    >>> batch = {"label": jnp.array([0, 0]), "example": jnp.array([7, 7])}
+    >>> values, _ = objective.apply({}, {}, jnp.eye(2), batch)
+    >>> print(values.shape)
+    (2,)
   """
 
   def apply(params, state, embeddings, batch, key=None):
@@ -176,7 +213,15 @@ def over_rows(
 
 
 class Memory(NamedTuple):
-  """Embeddings of the last batches, in a ring."""
+  """Embeddings of the last batches, in a ring.
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax import losses, objectives
+    >>> _, memory = objectives.with_memory(losses.supcon, 4, 2).init(jax.random.key(0))
+    >>> print(memory.labels, memory.position)
+    [-1 -1 -1 -1] 0
+  """
 
   embeddings: Float[Array, "M D"]
   labels: Int[Array, " M"]  # < 0: an empty slot
@@ -212,6 +257,16 @@ def with_memory(
 
   Raises:
     ValueError: by `apply`, for a global batch of more than M rows.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import losses, objectives
+    >>> objective = objectives.with_memory(losses.supcon, size=4, dim=2)
+    >>> params, memory = objective.init(jax.random.key(0))
+    >>> batch = {"label": jnp.array([0, 1])}
+    >>> values, memory = objective.apply(params, memory, jnp.eye(2), batch)
+    >>> print(memory.labels, memory.position)
+    [ 0  1 -1 -1] 2
 
   References:
     Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, Algorithm 1,
@@ -254,7 +309,18 @@ def with_memory(
 
 
 def with_classifier(num_classes: int, dim: int) -> Objective:
-  """Cross-entropy of a linear classifier [D, K], with a bias; embeddings unscaled."""
+  """Cross-entropy of a linear classifier [D, K], with a bias; embeddings unscaled.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import objectives
+    >>> objective = objectives.with_classifier(num_classes=3, dim=2)
+    >>> params, state = objective.init(jax.random.key(0))
+    >>> batch = {"label": jnp.array([0, 2])}
+    >>> values, _ = objective.apply(params, state, jnp.eye(2), batch)
+    >>> print(params["kernel"].shape, values.shape)
+    (2, 3) (2,)
+  """
 
   def init(key):
     kernel = jax.random.normal(key, (dim, num_classes)) / dim**0.5
@@ -281,6 +347,12 @@ def global_mean(
       the mean is then returned.
     labels: [B].
     axis_name: the mapped axis that splits the batch.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import objectives
+    >>> print(objectives.global_mean(jnp.array([2.0, 4.0, 0.0]), jnp.array([0, 1, -1])))
+    3.0
   """
   total, count = values.sum(), (labels >= 0).sum()
   if axis_name is not None:
@@ -304,9 +376,8 @@ def center_contrastive_loss(
   """Center Contrastive Loss of a batch, and the bank after the batch has moved it.
 
   The loss is taken with the old bank; the new bank carries no gradient. Pass it on to
-  the next call, with `has_aux=True`::
-
-    (loss, bank), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, bank, batch)
+  the next call: `jax.value_and_grad(loss_fn, has_aux=True)` returns `((loss, bank),
+  grads)`.
 
   Args:
     embeddings: [B, D], any length, any float type; computed in float32.

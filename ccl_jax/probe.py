@@ -42,6 +42,14 @@ def linear(
     inverse_decay: C of scikit-learn, the inverse weight of the squared coefficients.
     max_iterations: most iterations of L-BFGS; a fit that would need more is used as it
       is, without a warning.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> print(probe.linear(features, labels, np.array([[0.2], [0.8]])))
+    [0 1]
   """
   scale = _scale(features)
   model = LogisticRegression(C=inverse_decay, max_iter=max_iterations)
@@ -74,6 +82,16 @@ def linear_as_published(
     batch_size: rows of a step, at most N.
     learning_rate: the rate at the start.
     epochs: passes over the rows; rows that do not fill a batch are dropped.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from ccl_jax import probe
+    >>> features = np.array([[0.0], [0.1], [0.9], [1.0]], np.float32)
+    >>> labels, queries = np.array([0, 0, 1, 1]), np.array([[0.2], [0.8]], np.float32)
+    >>> key = jax.random.key(0)
+    >>> predict = probe.linear_as_published
+    >>> print(predict(features, labels, queries, key=key, epochs=10))
+    [0 1]
   """
   scale = _scale(features)
   width = features.shape[1]
@@ -126,6 +144,14 @@ def neighbors(
   """Predicts the class that most of the k nearest rows have, by cosine.
 
   Where classes have equally many, the larger sum of similarities wins.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> features = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> labels = np.array([0, 0, 1])
+    >>> print(probe.neighbors(features, labels, np.array([[1.0, 0.3]]), k=2))
+    [0]
   """
   cosines, found = retrieval.search(queries, features, k=min(k, len(features)))
   votes = np.zeros((len(queries), int(labels.max()) + 1))
@@ -141,7 +167,16 @@ def by_cell(
   bias: Int[np.ndarray, " Q"],
   shape: tuple[int, int],
 ) -> Float[np.ndarray, "K A"]:
-  """Accuracy f64 of each (class, attribute) cell; NaN where a cell is empty."""
+  """Accuracy f64 of each (class, attribute) cell; NaN where a cell is empty.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> predicted, labels, colors = np.array([[0, 1, 1], [0, 0, 1], [0, 1, 0]])
+    >>> print(probe.by_cell(predicted, labels, colors, shape=(2, 2)))
+    [[ 1.  0.]
+     [ 1. nan]]
+  """
   right, total = np.zeros(shape), np.zeros(shape)
   np.add.at(total, (labels, bias), 1)
   np.add.at(right, (labels, bias), predicted == labels)
@@ -151,7 +186,16 @@ def by_cell(
 def aligned_cells(
   labels: Int[np.ndarray, " N"], bias: Int[np.ndarray, " N"], shape: tuple[int, int]
 ) -> np.ndarray:
-  """Bool [K, A], true at the attribute that most train images of a class have."""
+  """Bool [K, A], true at the attribute that most train images of a class have.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> labels, colors = np.array([0, 0, 0, 1]), np.array([1, 1, 0, 0])
+    >>> print(probe.aligned_cells(labels, colors, shape=(2, 2)))
+    [[False  True]
+     [ True False]]
+  """
   counts = np.zeros(shape, np.int64)
   np.add.at(counts, (labels, bias), 1)
   return np.arange(shape[1]) == counts.argmax(axis=1)[:, None]
@@ -165,6 +209,13 @@ def bias_metrics(
   Every cell has one weight, however many images it holds; empty cells do not count.
   The mean over all is the unbiased accuracy of Bahng et al., ICML 2020,
   https://arxiv.org/abs/1910.02806.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> cells = np.array([[1.0, 0.5], [0.0, np.nan]])
+    >>> print(probe.bias_metrics(cells, np.eye(2, dtype=bool)))
+    {'unbiased': 0.5, 'aligned': 1.0, 'conflicting': 0.25}
   """
   parts = {"unbiased": True, "aligned": aligned, "conflicting": ~aligned}
   known = ~np.isnan(cells)
@@ -195,6 +246,14 @@ def clusters(
 
   Returns:
     Python floats under `nmi` and `ami`.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import probe
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> scores = probe.clusters(np.eye(2)[labels], labels, seed=0)
+    >>> print({name: round(value, 3) for name, value in scores.items()})
+    {'nmi': 1.0, 'ami': 1.0}
 
   Source: Song, Xiang, Jegelka, Savarese, CVPR 2016, arXiv 1511.06452 (NMI); Vinh, Epps,
   Bailey, JMLR 11, 2010 (AMI).

@@ -23,7 +23,15 @@ Result = TypeVar("Result")
 
 
 class Neighbors(NamedTuple):
-  """The nearest rows of the gallery, the most similar first."""
+  """The nearest rows of the gallery, the most similar first.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> found = retrieval.search(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), k=1)
+    >>> print(type(found).__name__, found.indices.ravel())
+    Neighbors [2 2 0]
+  """
 
   similarities: Float[np.ndarray, "Q k"]  # cosines, descending
   indices: Int[np.ndarray, "Q k"]  # gallery rows; the lower first if equally similar
@@ -109,6 +117,14 @@ def search(
   Raises:
     ValueError: if a shape, k or the block does not fit, or an embedding is not finite
       in float32.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> similarities, rows = retrieval.search(np.array([[2.0, 1.0]]), gallery, k=2)
+    >>> print(similarities.round(3), rows)
+    [[0.949 0.894]] [[2 0]]
   """
   unit_queries = unit_rows(queries, "queries")
   if gallery is None:
@@ -163,6 +179,14 @@ def evaluate(
     ValueError: if shapes or a k do not fit the gallery, an embedding is not finite in
       float32, or no query has a match in the gallery.
 
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> embeddings = np.array([[1.0, 0.1], [1.0, 0.0], [0.1, 1.0], [1.0, 0.9]])
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> print(retrieval.evaluate(embeddings, labels, ks=[1, 2]))
+    {'recall@1': 0.75, 'recall@2': 0.75, 'map@r': 0.75, 'r_precision': 0.75}
+
   Source: Musgrave, Belongie, Lim, A Metric Learning Reality Check, ECCV 2020,
   arXiv 2003.08505.
   """
@@ -196,6 +220,16 @@ def evaluate_with_neighbors(
 
   Raises:
     ValueError: as `evaluate` does.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> embeddings = np.array([[1.0, 0.1], [1.0, 0.0], [0.1, 1.0], [1.0, 0.9]])
+    >>> labels = np.array([0, 0, 1, 1])
+    >>> score = retrieval.evaluate_with_neighbors
+    >>> metrics, found = score(embeddings, labels, ks=[1], k=1)
+    >>> print(metrics["recall@1"], found.indices.ravel())
+    0.75 [1 0 3 0]
   """
   if (gallery is None) != (gallery_labels is None):
     raise ValueError("gallery and gallery_labels go together; only one was given")

@@ -12,7 +12,14 @@ EPSILON = 1e-6
 
 
 def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
-  """Casts half precision and integers to float32; keeps float64."""
+  """Casts half precision and integers to float32; keeps float64.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import vectors
+    >>> print(vectors.widen(jnp.ones(2, jnp.bfloat16)).dtype)
+    float32
+  """
   return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
@@ -20,6 +27,13 @@ def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
   """Scales rows to unit length, in float32 at least; a zero row stays zero.
 
   `v / max(|v|, eps)` has a NaN gradient at v = 0; this form has a finite one.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import vectors
+    >>> print(vectors.unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(3))
+    [[0.6 0.8]
+     [0.  0. ]]
   """
   vectors = widen(vectors)
   squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
@@ -37,6 +51,13 @@ def unit_rows(
 
   Raises:
     ValueError: if these are not rows, or one of them is not finite in float32.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import vectors
+    >>> print(vectors.unit_rows(np.array([[3e30, 4e30], [0.0, 0.0]]), "rows").round(3))
+    [[0.6 0.8]
+     [0.  0. ]]
   """
   if rows.ndim != 2 or len(rows) == 0:
     raise ValueError(f"{name} must be [rows, D] with a row at least, got {rows.shape}")
@@ -61,6 +82,14 @@ def check_dims(**arrays: Num[Array | np.ndarray, "..."]) -> None:
 
   Raises:
     ValueError: naming each of the arrays with its shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import vectors
+    >>> vectors.check_dims(queries=jnp.ones((2, 3)), gallery=jnp.ones((5, 4)))
+    Traceback (most recent call last):
+      ...
+    ValueError: queries (2, 3) and gallery (5, 4) differ in dimension, their last axis
   """
   if len({array.shape[-1] for array in arrays.values()}) > 1:
     shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())

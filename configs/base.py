@@ -199,11 +199,13 @@ class Config:
   log_every: Count = 20  # steps between lines of metrics.jsonl
   eval_every: Count = 500  # steps between evaluations on validation classes
   checkpoint_every: Count = 500  # steps between checkpoints
+  profile_steps: Natural = 0  # traced for TensorBoard, from the third step on
   keep_checkpoints: Count = 2  # how many of the newest stay
   recall_at: tuple[Count, ...] = (1, 2, 4, 8)  # the K of Recall@K
   probe: Literal["none", "lbfgs", "sgd"] = "none"  # of frozen features, by train images
   neighbors: Count = 10  # with a probe: K of the k-nearest-neighbor accuracy
   few_shot_tasks: Natural = 0  # of each kind, of the test classes; 0: none
+  init_from: str | None = None  # a run's folder to start from, as --init-from gives it
 
   data: Data = dataclasses.field(default_factory=Data)
   model: Model = dataclasses.field(default_factory=Model)
@@ -223,6 +225,10 @@ class Config:
     _check_backbone(self)
     _check_frozen(self)
     _check_features(self)
+    if self.init_from is not None and self.model.weights is not None:
+      raise ValueError(
+        f"init_from={self.init_from} with model.weights={self.model.weights}: give one"
+      )
     if self.loss.first_visit == "mix" and self.loss.centers != "bank":
       raise ValueError(
         f"loss.first_visit=mix with loss.centers={self.loss.centers}: only a bank has"

@@ -2,16 +2,24 @@
 
   python -m experiments.train --config=configs/glyphs.py --workdir=runs/glyphs
 
-The folder then holds config.json, metrics.jsonl (a line an event; TensorBoard's copy is
-in tensorboard/), checkpoints/, result.json (metrics of the test classes) and
+The folder then holds config.json, metrics.jsonl (a line an event), tensorboard/ (the
+same, pictures of queries with their neighbors, and the trace of some steps with
+--config.profile_steps=N), checkpoints/, result.json (metrics of the test classes) and
 report.html, which opens in any browser. The same command again resumes a run that was
 stopped; a finished one says so.
+
+With --init-from=DIR, a run starts from another one's. If the two differ in their steps
+alone, it trains that run for longer: step count, optimizer, class vectors and the place
+in the data go on, and the learning rate is that of the longer schedule. Otherwise it
+fine-tunes that run's model from step 0, with its class vectors if the classes are the
+same.
 
 Several processes train one model: the same command in each, with a folder that they
 share. Each reads its own part of the images; the first one writes the logs.
 """
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -37,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = command_line.parser("train", f"{__doc__}\n{command_line.fields_help()}")
   parser.add_argument("--config", required=True, help="a file of configs/")
   parser.add_argument("--workdir", required=True, type=Path, help="the run's folder")
+  parser.add_argument("--init-from", metavar="DIR", help="a run's folder to start from")
   processes.add_arguments(parser)
   args, overrides = command_line.parse(parser, argv)
+  if args.init_from:
+    overrides["init_from"] = args.init_from
   with exit_on_bad_input():
     config = command_line.load_config(args.config, overrides)
     workdir.check(args.workdir, config)
@@ -55,8 +66,8 @@ class Prepared(NamedTuple):
 
   data: "Data"
   run: "Run"
-  state: "TrainState"  # of step 0
-  batches: "BatchIterator"  # from step 0
+  state: "TrainState"  # of step 0, or of the run that is trained for longer
+  batches: "BatchIterator"  # from the step after it on
 
 
 class Trained(NamedTuple):
@@ -98,22 +109,27 @@ def prepare(config: Config, folder: Path) -> Prepared:
   """Reads the data, draws a fresh state, and makes the folder that of this run."""
   import jax
 
-  from experiments.run import assemble, datasets
+  from experiments.run import assemble, datasets, inherit
 
   with processes.first_goes_first("data"):
     data = datasets.load_data(config)
   run = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)
   state = run.init_state()
-  if not workdir.has_checkpoint(folder):
+  is_new = not workdir.has_checkpoint(folder)
+  if is_new:
     state = assemble.load_weights(config, state)
+    if config.init_from:
+      state = inherit.take_over(config, [*data.train.class_names], state, batches)
   if processes.is_first():
     workdir.check_space(
       folder,
       sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
       config.keep_checkpoints,
     )
-    workdir.claim(folder, config)
+    workdir.claim(folder, config, data.train.class_names)
+    if is_new and state.step > 0:  # the events of the steps before, too
+      shutil.copy(Path(config.init_from or "") / workdir.METRICS, folder)
   return Prepared(data, run, state, batches)
 
 
@@ -126,13 +142,9 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
   from ccl_jax.training.checkpoint import Checkpoints
   from ccl_jax.training.loop import fit
   from ccl_jax.training.run_log import RunLog
-  from experiments.run import show, testing
+  from experiments.run import assemble, show, testing
 
   data, run, _, batches = prepared
-
-  def evaluate(state):
-    embedded = testing.Embedded(*run.embed(state, data.validation))
-    return testing.score(config, embedded)
 
   with (
     processes.end_with_the_others(),
@@ -145,6 +157,14 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
     state = resume(config, folder, prepared, saved)
     log_folder = folder if processes.is_first() else None
     with RunLog(log_folder, step=int(state.step)) as log:
+
+      def evaluate(state):
+        embedded = testing.Embedded(*run.embed(state, data.validation))
+        metrics, neighbors = testing.score_with_neighbors(config, embedded)
+        sheet = show.sheet_of_neighbors(data.validation, neighbors)
+        log.picture("validation/neighbors", int(state.step), sheet)
+        return metrics
+
       state = fit(
         state,
         run.train_step,
@@ -152,13 +172,16 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
         placement=run.placement,
         num_steps=config.steps,
         batch_size=config.batch_size,
+        learning_rate=assemble.learning_rate(config),
         evaluate=evaluate if data.validation else None,
         log=log,
         checkpoints=saved,
         log_every=config.log_every,
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
+        profile_steps=config.profile_steps,
       )
+      show.tell(f"searching {len(data.test):,} test pictures")
       tested = testing.test(config, run.embed, state, data)
       log.write("test", config.steps, tested.metrics)
       centers = show.map_of(data.train, run.class_vectors(state))
@@ -227,6 +250,7 @@ def write_results(config: Config, folder: Path, data: "Data", trained: Trained) 
   if tested.cells is not None:
     result["cells"] = testing.describe_cells(data.test, tested.cells)
   workdir.finish(folder, result)
+  show.tell("drawing the report")
   try:
     calibration = testing.calibrate(config, tested.embedded)
     show.write_report(

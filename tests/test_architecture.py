@@ -34,7 +34,7 @@ ROWS = [
     "models.projection",
     "models.resnet",
   },
-  {"models.import_torch", "models.vit"},
+  {"models.import_torch", "models.model_file", "models.vit"},
   {"models"},
   {"data.draws"},
   {"data.views", "data.examples"},
@@ -65,7 +65,7 @@ ROWS = [
 LIGHT = {"jax", "jaxtyping", "numpy"}
 ALLOWED = {
   "probe": LIGHT | {"optax", "sklearn", "threadpoolctl"},
-  "models": LIGHT | {"flax"},
+  "models": LIGHT | {"flax", "safetensors"},
   "data": {
     "absl",
     "numpy",
@@ -79,7 +79,7 @@ ALLOWED = {
   "training.optim": {"jax", "optax"},
   "training.step": LIGHT | {"flax", "optax"},
   "training.checkpoint": LIGHT | {"orbax"},
-  "training.run_log": {"tensorboardX"},
+  "training.run_log": {"jaxtyping", "numpy", "tensorboardX"},
   "training.loop": LIGHT | {"tqdm"},
   "report.figures": {
     "matplotlib",
@@ -152,8 +152,9 @@ def test_the_extra_holds_what_the_library_imports_by_name():
   spelled = {"PIL": "pillow", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
   names = {spelled.get(name, name.replace("_", "-")) for name in used}
   names -= {"absl"}  # comes with orbax-checkpoint
-  # tensorflow_datasets reads through array_record, and pytest runs the tests.
-  assert listed == names | {"array-record", "pytest"}
+  # tensorflow_datasets reads by array_record, jax.export writes by flatbuffers, and
+  # pytest runs the tests.
+  assert listed == names | {"array-record", "flatbuffers", "pytest"}
 
 
 def test_the_version_is_that_of_the_pages_about_it():

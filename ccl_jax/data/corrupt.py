@@ -15,7 +15,13 @@ def _stream(seed: int, draw: int) -> np.random.Generator:
 
 
 def tail_ranks(num_classes: int, *, seed: int) -> np.ndarray:
-  """The rank i64[K] of each class in a seed's long tail; rank 0 keeps all images."""
+  """The rank i64[K] of each class in a seed's long tail; rank 0 keeps all images.
+
+  Example:
+    >>> from ccl_jax.data import corrupt
+    >>> print(corrupt.tail_ranks(4, seed=0))
+    [1 0 3 2]
+  """
   return _stream(seed, _RANKS).permutation(num_classes)
 
 
@@ -39,6 +45,21 @@ def long_tailed(
 
   Raises:
     ValueError: if the ratio is below 1.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> from ccl_jax.data import corrupt
+    >>> print(corrupt.long_tailed(data, 2.0, seed=0, min_images=1).labels)
+    [0 0 1 1 2 3]
 
   References:
     Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019,
@@ -67,6 +88,21 @@ def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examp
 
   Raises:
     ValueError: if the fraction is outside of 0..1, or there is no other class.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> from ccl_jax.data import corrupt
+    >>> print((corrupt.with_label_noise(data, 0.25, seed=0).labels != labels).sum())
+    2
   """
   if not 0 <= fraction <= 1:
     raise ValueError(f"fraction is {fraction}: give 0 to 1")

@@ -17,6 +17,14 @@ class RowDraws:
     rng: the generator.
     rows: the rows of the batch that are returned.
     total: rows of the whole batch.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.draws import RowDraws
+    >>> whole = np.random.default_rng(0).random(size=(4,))
+    >>> part = RowDraws(np.random.default_rng(0), slice(2, 4), total=4)
+    >>> print(part.random(size=(2,)) == whole[2:])
+    [ True  True]
   """
 
   def __init__(self, rng: np.random.Generator, rows: slice, total: int):

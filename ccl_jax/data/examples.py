@@ -15,7 +15,13 @@ from ccl_jax.data.draws import Draws
 
 @runtime_checkable
 class Source(Protocol):
-  """Random access to images."""
+  """Random access to images.
+
+  Example:
+    >>> from ccl_jax.data.examples import Source
+    >>> isinstance(["a.png", "b.png"], Source)  # whatever can be indexed
+    True
+  """
 
   def __getitem__(self, index: int, /) -> Any:
     """A dict whose "image" is encoded bytes, a path, or u8[H,W] or u8[H,W,C]."""
@@ -27,7 +33,14 @@ Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-  """Images held in memory, as a source; or rows of embeddings, in memory or not."""
+  """Images held in memory, as a source; or rows of embeddings, in memory or not.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.examples import Decoded
+    >>> print(Decoded(np.zeros((8, 4, 4, 1), np.uint8))[7]["image"].shape)
+    (4, 4, 1)
+  """
 
   images: np.ndarray  # u8[N,H,W,C], or floats [N,F]
 
@@ -56,6 +69,20 @@ class Examples:
     bias_names: names of the values of `bias`.
     groups: i32[N] or None, a number that pictures of one thing share, such as two
       warps of a drawing; None where each example shows a thing of its own.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.examples import Decoded, Examples
+    >>> images = np.zeros((8, 4, 4, 1), np.uint8)
+    >>> examples = Examples(
+    ...   source=Decoded(images),
+    ...   indices=np.arange(8),
+    ...   labels=np.repeat(np.arange(4, dtype=np.int32), 2),
+    ...   class_names=("a", "b", "c", "d"),
+    ...   channels=1,
+    ... )
+    >>> print(len(examples), examples.num_classes, examples[7]["label"])
+    8 4 3
   """
 
   source: Source
@@ -257,6 +284,21 @@ def hold_out_images(
 
   Raises:
     ValueError: if a side has fewer than two images.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> kept, held = examples.hold_out_images(data, 0.25, seed=0)
+    >>> print(len(kept), len(held))
+    6 2
   """
   if fraction == 0:
     return examples, None
@@ -279,6 +321,21 @@ def hold_out_of_classes(
 
   Raises:
     ValueError: if a side is empty.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> kept, held = examples.hold_out_of_classes(data, 0.5, seed=0)
+    >>> print(kept.labels, held.labels)
+    [0 1 2 3] [0 1 2 3]
   """
   groups = np.arange(len(examples)) if examples.groups is None else examples.groups
   rng = np.random.default_rng(seed)
@@ -309,6 +366,21 @@ def hold_out_classes(
 
   Raises:
     ValueError: if a side has fewer than two classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> kept, held = examples.hold_out_classes(data, 0.5, seed=0)
+    >>> print(kept.class_names, held.class_names)
+    ('b', 'd') ('a', 'c')
   """
   if fraction == 0:
     return examples, None

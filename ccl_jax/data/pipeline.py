@@ -66,6 +66,25 @@ def train_batches(
     ValueError: if the batch is larger than the data, does not divide among the
       processes, or cannot hold P different classes with M images each; if a label is
       outside of 0..K-1; or if there are several views and no view to draw.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> from ccl_jax.data import pipeline
+    >>> batches = iter(pipeline.train_batches(data, batch_size=4, seed=0))
+    >>> batch = next(batches)
+    >>> print(batch["image"].shape, batch["label"])
+    (4, 4, 4, 1) [1 2 1 3]
+    >>> print(batches.get_state())
+    {'next_index': 1}
   """
   if not 0 < batch_size <= len(examples):
     raise ValueError(
@@ -121,6 +140,24 @@ def eval_batches(
   Raises:
     ValueError: if there are no examples, batch_size is below 1 or does not divide among
       the processes, or a label is outside of 0..K-1.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import examples
+    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
+    >>> data = examples.Examples(
+    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=labels,
+    ...   class_names=tuple("abcd"),
+    ...   channels=1,
+    ... )
+    >>> from ccl_jax.data import pipeline
+    >>> for batch in pipeline.eval_batches(data, batch_size=5):
+    ...   print(batch["image"].shape)
+    ...
+    (5, 4, 4, 1)
+    (5, 4, 4, 1)
   """
   if batch_size < 1 or not len(examples):
     raise ValueError(

@@ -53,7 +53,7 @@ class Over(TypedDict, total=False):
   of 2BKD operations without a gradient, two with the gradient in the embeddings, and
   four with both gradients.
 
-  Keys:
+  Attributes:
     block_size: classes in a block; K need not be a multiple of it. A block of K classes
       or more takes the sum at once. Default: all at once up to `MOST_LOGITS` logits;
       above that, 1024 classes on a CPU, whose cache then holds a block, and 4096
@@ -70,6 +70,15 @@ class Over(TypedDict, total=False):
       logarithm is concave; a higher rate makes the error smaller. The own class always
       takes part. The gradient is that of the estimate; time shrinks with the rate.
     key: draws the blocks; needed where `sample_rate` is below 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings, labels, proxies = jnp.eye(2, 4), jnp.array([0, 2]), jnp.eye(3, 4)
+    >>> whole = losses.cosface(embeddings, labels, proxies)
+    >>> by_blocks = losses.cosface(embeddings, labels, proxies, block_size=2)
+    >>> print(bool(jnp.allclose(whole, by_blocks)))
+    True
   """
 
   block_size: int | None
@@ -80,7 +89,15 @@ class Over(TypedDict, total=False):
 
 
 class Contrast(NamedTuple):
-  """A batch against its own classes and all others."""
+  """A batch against its own classes and all others.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax.losses import blocks
+    >>> found = blocks.contrast(2 * jnp.eye(2), jnp.array([0, 1]), jnp.eye(2), 1.0, {})
+    >>> print(type(found).__name__, found.num_classes)
+    Contrast 2
+  """
 
   embeddings: Float[Array, "B D"]  # unit rows; zero for padding
   own: Float[Array, "B D"]  # the unit vector of each row's own class
@@ -116,6 +133,14 @@ def contrast(
   Raises:
     ValueError: if shapes do not fit, the class vectors do not have the rows of the
       mesh, a block holds no class, or the sample rate is not in (0, 1] or lacks a key.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax.losses import blocks
+    >>> embeddings, labels, proxies = jnp.eye(1, 2), jnp.array([0]), jnp.eye(2)
+    >>> found = blocks.contrast(embeddings, labels, proxies, scale=4.0, over={})
+    >>> print(found.own, found.others)  # the log of e^(4 * 0)
+    [[1. 0.]] [0.]
   """
   how = _How(
     over.get("block_size"),

@@ -28,8 +28,8 @@ def center_contrastive(
 
   .. math::
     \ell_i = -\log \frac{e^{s (z_i \cdot c_{y_i} - m)}}
-      {e^{s (z_i \cdot c_{y_i} - m)} + \sum_{k \ne y_i} e^{s\, z_i \cdot c_k}}
-      + \lambda \lVert z_i - c_{y_i} \rVert^2
+      {e^{s (z_i \cdot c_{y_i} - m)} + \sum_{k \ne y_i} e^{s\, z_i \cdot c_k}} +
+      \lambda \lVert z_i - c_{y_i} \rVert^2
 
   with z and c scaled to unit length: Eq. 5 of the reference plus the constant
   :math:`2 \lambda`, which makes it non-negative.

@@ -98,8 +98,8 @@ def multi_similarity(
 
   .. math::
     \ell_i = \frac{1}{\alpha} \log \Big(1 + \sum_{p \in P(i)}
-        e^{-\alpha (z_i \cdot z_p - \lambda)} \Big)
-      + \frac{1}{\beta} \log \Big(1 + \sum_{n \in N(i)}
+        e^{-\alpha (z_i \cdot z_p - \lambda)} \Big) +
+      \frac{1}{\beta} \log \Big(1 + \sum_{n \in N(i)}
         e^{\beta (z_i \cdot z_n - \lambda)} \Big)
 
   with z scaled to unit length, P(i) the other rows that have the label of row i, and
@@ -229,8 +229,8 @@ def contrastive(
   r"""Pulls positive pairs together, and pushes negative ones up to a margin apart.
 
   .. math::
-    L = \frac{1}{|P|} \sum_{(i, p) \in P} \frac{1}{2} D_{ip}^2
-      + \frac{1}{|N|} \sum_{(i, n) \in N} \frac{1}{2} (m - D_{in})^2, \quad
+    L = \frac{1}{|P|} \sum_{(i, p) \in P} \frac{1}{2} D_{ip}^2 +
+      \frac{1}{|N|} \sum_{(i, n) \in N} \frac{1}{2} (m - D_{in})^2, \quad
     D_{ij} = \lVert z_i - z_j \rVert
 
   with z scaled to unit length, P all pairs of one label, and N the pairs of two labels

@@ -125,9 +125,11 @@ def arcface(
 
   .. math::
     \ell_i = -\log \frac{e^{s\, \psi(\theta_{y_i})}}
-      {e^{s\, \psi(\theta_{y_i})} + \sum_{k \ne y_i} e^{s \cos \theta_k}}, \quad
-    \psi(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
-      \cos \theta - m \sin m & \text{else} \end{cases}
+      {e^{s\, \psi(\theta_{y_i})} + \sum_{k \ne y_i} e^{s \cos \theta_k}}
+
+  .. math::
+    \psi(\theta) = \cos(\theta + m) \text{ for } \theta \le \pi - m, \quad
+      \cos \theta - m \sin m \text{ else}
 
   The second case is from the authors' code; it keeps psi falling where theta + m is
   above pi.
@@ -232,8 +234,8 @@ def proxy_anchor(
 
   .. math::
     L = \frac{1}{|P^+|} \sum_{k \in P^+}
-        \log \Big(1 + \sum_{i: y_i = k} e^{-\alpha (z_i \cdot c_k - \delta)} \Big)
-      + \frac{1}{K} \sum_k
+        \log \Big(1 + \sum_{i: y_i = k} e^{-\alpha (z_i \cdot c_k - \delta)} \Big) +
+      \frac{1}{K} \sum_k
         \log \Big(1 + \sum_{i: y_i \ne k} e^{\alpha (z_i \cdot c_k + \delta)} \Big)
 
   with P+ the classes that have an example in the batch. L is a mean over proxies and no
@@ -289,11 +291,13 @@ def soft_triple(
   r"""Cross-entropy over classes with several centers each, and a pull between them.
 
   .. math::
-    S_{ik} &= \sum_c \mathrm{softmax}_c (z_i \cdot w_{kc} / \gamma)\,
-        z_i \cdot w_{kc} \\
-    \ell_i &= -\log \frac{e^{\lambda (S_{i y_i} - \delta)}}
-        {e^{\lambda (S_{i y_i} - \delta)} + \sum_{k \ne y_i} e^{\lambda S_{ik}}}
-      + \frac{\tau}{K C (C-1)} \sum_k \sum_{c < c'}
+    S_{ik} = \sum_c \mathrm{softmax}_c (z_i \cdot w_{kc} / \gamma)\,
+        z_i \cdot w_{kc}
+
+  .. math::
+    \ell_i = -\log \frac{e^{\lambda (S_{i y_i} - \delta)}}
+        {e^{\lambda (S_{i y_i} - \delta)} + \sum_{k \ne y_i} e^{\lambda S_{ik}}} +
+      \frac{\tau}{K C (C-1)} \sum_k \sum_{c < c'}
         \sqrt{2 + 10^{-5} - 2 w_{kc} \cdot w_{kc'}}
 
   with z and w scaled to unit length. The second term is the same for every example; it

@@ -73,11 +73,15 @@ def contex(
   r"""The mean of two contrasts, over classes and over views (ConTeX).
 
   .. math::
-    a_i &= \frac{1}{|P(i)|} \sum_{p \in P(i)} \Big[
-      \log \sum_{n \in N(i)} e^{z_i \cdot z_n / \tau} - z_i \cdot z_p / \tau \Big] \\
-    b_i &= \frac{1}{|S(i)|} \sum_{q \in S(i)} \Big[
-      \log \sum_{k \ne i} e^{z_i \cdot z_k / \tau} - z_i \cdot z_q / \tau \Big] \\
-    \ell_i &= \frac{\tau}{\tau_0} \frac{a_i + b_i}{2}
+    a_i = \frac{1}{|P(i)|} \sum_{p \in P(i)} \Big[
+      \log \sum_{n \in N(i)} e^{z_i \cdot z_n / \tau} - z_i \cdot z_p / \tau \Big]
+
+  .. math::
+    b_i = \frac{1}{|S(i)|} \sum_{q \in S(i)} \Big[
+      \log \sum_{k \ne i} e^{z_i \cdot z_k / \tau} - z_i \cdot z_q / \tau \Big]
+
+  .. math::
+    \ell_i = \frac{\tau}{\tau_0} \frac{a_i + b_i}{2}
 
   with z scaled to unit length, P(i) the other rows that have the label of row i, N(i)
   the rows of other labels, and S(i) the other rows that show the image of row i. The

@@ -18,6 +18,14 @@ class ConvNet(nn.Module):
     dim: D, length of the embedding; None: what the layers give, as published.
     widths: channels of each layer.
     axis_name: the mapped axis under `pmap`, over which a training batch is normalized.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.conv_net import ConvNet
+    >>> network, pictures = ConvNet(dim=16), jnp.zeros((2, 28, 28, 1), jnp.uint8)
+    >>> variables = network.init(jax.random.key(0), pictures)
+    >>> print(network.apply(variables, pictures).shape, *variables)
+    (2, 16) params batch_stats
   """
 
   dim: int | None = None
@@ -49,7 +57,7 @@ class ConvNet(nn.Module):
         not train, momentum=0.9, axis_name=self.axis_name, name=f"norm_{i}"
       )(x)
       x = nn.relu(_max_pool(x))
-    x = x.reshape(len(x), -1)
+    x = x.reshape(x.shape[0], -1)
     return x if self.dim is None else nn.Dense(self.dim, name="head")(x)
 
 

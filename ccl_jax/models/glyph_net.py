@@ -26,6 +26,14 @@ class GlyphNet(nn.Module):
     dim: D, length of the embedding.
     widths: channels after the stem and after the next layer.
     depth: residual convolutions.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.glyph_net import GlyphNet
+    >>> network, pictures = GlyphNet(dim=16), jnp.zeros((2, 32, 32, 1), jnp.uint8)
+    >>> variables = network.init(jax.random.key(0), pictures)
+    >>> print(network.apply(variables, pictures).shape)
+    (2, 16)
   """
 
   dim: int = 128
@@ -54,7 +62,7 @@ class GlyphNet(nn.Module):
     x = nn.Dense(self.widths[1], name="join")(_cells(x, 2))
     for i in range(self.depth):
       x = x + nn.Conv(self.widths[1], (3, 3), name=f"conv_{i}")(nn.relu(x))
-    return nn.Dense(self.dim, name="head")(nn.relu(x).reshape(len(x), -1))
+    return nn.Dense(self.dim, name="head")(nn.relu(x).reshape(x.shape[0], -1))
 
 
 def _cells(x: Float[Array, "B H W C"], side: int) -> Array:

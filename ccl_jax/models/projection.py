@@ -14,12 +14,24 @@ class Projected(nn.Module):
   Attributes:
     encoder: maps images to features.
     widths: widths of the dense layers, with a ReLU between them; the last is D.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.glyph_net import GlyphNet
+    >>> from ccl_jax.models.projection import Projected
+    >>> network = Projected(GlyphNet(dim=64), widths=(32, 8))
+    >>> pictures = jnp.zeros((2, 32, 32, 1), jnp.uint8)
+    >>> variables = network.init(jax.random.key(0), pictures)
+    >>> kept = network.apply(variables, pictures, method="features")
+    >>> print(network.apply(variables, pictures).shape, kept.shape)
+    (2, 8) (2, 64)
   """
 
   encoder: nn.Module
   widths: tuple[int, ...]
 
   def setup(self):
+    """Makes the dense layers, as Flax asks for."""
     self.layers = [nn.Dense(width) for width in self.widths]
 
   def __call__(

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Num
 
+__all__ = ["MEAN", "STANDARD_DEVIATION", "ResNet", "resnet18", "resnet50"]
+
 # Statistics of ImageNet's pixels in 0..1, which the public weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -45,6 +47,15 @@ class ResNet(nn.Module):
     dtype: type in which the backbone computes; parameters, statistics, pooling and the
       head are float32.
     axis_name: the mapped axis under `pmap`, over which a training batch is normalized.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.resnet import ResNet
+    >>> network = ResNet(dim=16, depths=(1, 1), width=8, bottleneck=False)
+    >>> pictures = jnp.zeros((2, 64, 64, 3), jnp.uint8)
+    >>> variables = jax.eval_shape(network.init, jax.random.key(0), pictures)
+    >>> print(sorted(variables["params"]))
+    ['backbone', 'head']
   """
 
   dim: int = 512

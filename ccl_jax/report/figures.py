@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -243,6 +243,38 @@ def _draw_picture(axes: Axes, image: np.ndarray, caption: str, color: str) -> No
   axes.set_xlabel(caption, fontsize=9, parse_math=False)
   for spine in axes.spines.values():
     spine.set(color=color, linewidth=2)
+
+
+def sheet_of_neighbors(
+  queries: Pictures,
+  neighbors: Sequence[Pictures],
+  right: Bool[np.ndarray, "Q k"],
+  *,
+  side: int = 64,
+) -> UInt8[np.ndarray, "H W 3"]:
+  """A picture of Q rows: a query, and its neighbors in frames.
+
+  Args:
+    queries: Q pictures.
+    neighbors: k pictures of each query, nearest first.
+    right: whether a neighbor has the query's class: a blue frame, else an orange one.
+    side: of a picture with its frame, in pixels.
+  """
+  sheet = np.full((len(queries) * side, (1 + right.shape[1]) * side, 3), 255, np.uint8)
+  for row, (query, found) in enumerate(zip(queries, neighbors, strict=True)):
+    for column, picture in enumerate([query, *found]):
+      color = "white" if column == 0 else _BLUE if right[row, column - 1] else _ORANGE
+      tile = Image.new("RGB", (side, side), color)
+      image = thumbnail(picture, side)
+      frame = max(side // 16, 1)
+      inner = side - 2 * frame
+      tile.paste(image.convert("RGB").resize((inner, inner)), (frame, frame))
+      place = (
+        slice(row * side, (row + 1) * side),
+        slice(column * side, (column + 1) * side),
+      )
+      sheet[place] = np.asarray(tile)
+  return sheet
 
 
 def thumbnail(image: np.ndarray, side: int) -> Image.Image:

@@ -34,6 +34,19 @@ class Checkpoints:
     read_only: to look at a run that may still be going on; makes and removes nothing.
     num_classes: K. Saved beside the state, it lets a bank be restored with the padding
       of another mesh, and with more classes.
+
+  Example:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax.training.checkpoint import Checkpoints
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   with Checkpoints(folder, keep=1) as saved:
+    ...     saved.save(7, {"kernel": jnp.ones(3)}, {"next_index": 7})
+    ...   with Checkpoints(folder, read_only=True) as saved:
+    ...     state, position = saved.restore()
+    ...
+    >>> print(state["kernel"], position)
+    [1. 1. 1.] {'next_index': 7}
   """
 
   def __init__(
@@ -221,11 +234,13 @@ class Checkpoints:
 
   def _metadata(self, step: int) -> PyTree:
     """Shapes and types of a checkpoint, as nested dicts."""
-    with ocp.StandardCheckpointer() as reader:
-      saved = reader.metadata(self._manager.directory / str(step) / "state")
-    if saved.item_metadata is None:
-      raise ValueError("the list of its arrays cannot be read")
-    return saved.item_metadata.tree
+    # Not by a checkpointer, which looks for the step's own file below the state, too,
+    # and warns that it is not there.
+    handler = ocp.StandardCheckpointHandler()
+    try:
+      return handler.metadata(self._manager.directory / str(step) / "state").tree
+    finally:
+      handler.close()
 
 
 def _line(error: Exception) -> str:

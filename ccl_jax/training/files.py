@@ -5,7 +5,18 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-  """Replaces a file at once; text and name are on the disk when this returns."""
+  """Replaces a file at once; text and name are on the disk when this returns.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from ccl_jax.training import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "result.json")
+    ...   files.write_whole(path, "{}")
+    ...   print(path.read_text())
+    ...
+    {}
+  """
   unfinished = path.with_suffix(".tmp")
   with unfinished.open("w") as file:
     file.write(text)

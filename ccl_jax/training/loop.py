@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from tqdm import tqdm
 
 from ccl_jax.training.checkpoint import Checkpoints
@@ -125,12 +125,14 @@ def fit(
   placement: Placement,
   num_steps: int,
   batch_size: int,
+  learning_rate: Callable[[int], Any],
   evaluate: Callable[[TrainState], dict[str, float]] | None,
   log: RunLog,
   checkpoints: Checkpoints,
   log_every: int,
   eval_every: int,
   checkpoint_every: int,
+  profile_steps: int = 0,
 ) -> TrainState:
   """Trains from `state.step` to `num_steps`, and leaves a checkpoint of the last step.
 
@@ -138,6 +140,7 @@ def fit(
     state, train_step, batches, placement: as in `steps`.
     num_steps: steps of the whole run, not of this session.
     batch_size: examples in the global batch, for the rate.
+    learning_rate: the rate as a function of the steps before, to be logged.
     evaluate: maps a state to metrics of the validation classes; None: no evaluation.
     log: records `train` and `validation` events.
     checkpoints: keeps the state and the position of `batches`.
@@ -145,6 +148,8 @@ def fit(
       not of a window, so that a resumed run writes the same values.
     eval_every: steps between evaluations; the last step is always evaluated.
     checkpoint_every: steps between checkpoints; the last step is always saved.
+    profile_steps: steps that are traced for TensorBoard, from the third on of this
+      process, since the first ones compile.
 
   Returns:
     The trained state.
@@ -178,6 +183,7 @@ def fit(
     unit="step",
     disable=jax.process_index() > 0,
     mininterval=1 if sys.stderr.isatty() else 20,
+    desc="the first step compiles",
   )
   taken = steps(
     state,
@@ -187,15 +193,19 @@ def fit(
     num_steps=num_steps,
     waiting=clock.waiting,
   )
-  with _stop_request() as request, progress:
+  with _stop_request() as request, progress, _Profile(log, profile_steps) as profile:
     for step, _, state, metrics in taken:
       pending.append((step, metrics))
+      if step == first + 1:
+        progress.set_description("training")
       progress.update()
+      profile.after(step - first, metrics)
 
       if step % log_every == 0:
         values = flush()
         rates = clock.lap(batch_size * log_every)
-        log.write("train", step, values | rates)
+        rate = {"learning_rate": float(learning_rate(step - 1))}
+        log.write("train", step, values | rate | rates)
         progress.set_postfix(
           loss=f"{values['loss']:.3f}", images_s=f"{rates['images_per_second']:.0f}"
         )
@@ -216,6 +226,31 @@ def fit(
       if stopping is not None:
         raise Stopped(step, stopping)
   return state
+
+
+class _Profile:
+  """Traces some steps into the log's folder; a context manager."""
+
+  def __init__(self, log: RunLog, num_steps: int):
+    self._folder = log.board_folder if num_steps else None
+    self._last, self._is_on = 2 + num_steps, False
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    if self._is_on:
+      jax.profiler.stop_trace()
+
+  def after(self, step: int, metrics: PyTree) -> None:
+    """To be called after each step, numbered from 1; its metrics are waited for."""
+    if self._folder and step in (2, self._last):
+      jax.block_until_ready(metrics)
+      self._is_on = step == 2
+      if self._is_on:
+        jax.profiler.start_trace(str(self._folder))
+      else:
+        jax.profiler.stop_trace()
 
 
 class _Clock:
@@ -264,5 +299,7 @@ def embed(
     batches: this process's rows of each batch, all of one size.
     num_examples: N; rows beyond it pad the last batch and are dropped.
   """
-  embeddings = [embed_step(state, batch["image"]) for batch in batches]
+  quiet = jax.process_index() > 0
+  shown = tqdm(batches, "embedding", delay=10, leave=False, disable=quiet)
+  embeddings = [embed_step(state, batch["image"]) for batch in shown]
   return np.concatenate(embeddings)[:num_examples]

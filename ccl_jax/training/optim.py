@@ -8,7 +8,14 @@ import optax
 
 
 def warmup_cosine(peak: float, steps: int, warmup_steps: int = 0) -> optax.Schedule:
-  """Linear rise to `peak` over `warmup_steps`, then a cosine down to 0 at `steps`."""
+  """Linear rise to `peak` over `warmup_steps`, then a cosine down to 0 at `steps`.
+
+  Example:
+    >>> from ccl_jax.training import optim
+    >>> rate = optim.warmup_cosine(0.1, steps=100, warmup_steps=10)
+    >>> print([f"{rate(step):.3f}" for step in (0, 10, 55, 100)])
+    ['0.000', '0.100', '0.050', '0.000']
+  """
   return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, steps)
 
 
@@ -40,6 +47,14 @@ def adamw(
     frozen_steps: first steps in which a backbone with its own rate does not change.
       Its moments, its warmup and its schedule start after them.
     frozen: names in `params["model"]["backbone"]` that never change, nor decay.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax.training import optim
+    >>> optimizer = optim.adamw(1e-3, 0.03, steps=100, weight_decay=0.02)
+    >>> params = {"model": {"kernel": jnp.ones((2, 2))}, "objective": {}}
+    >>> print(type(optimizer.init(params)).__name__)
+    PartitionState
   """
 
   def model_optimizer(peak: float, steps: int) -> optax.GradientTransformation:
@@ -92,6 +107,15 @@ def sgd(
 
   The decay is added to the gradient of all of the model's parameters, as in the code of
   SupCon and ConTeX.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.training import optim
+    >>> optimizer = optim.sgd(0.1, 0.1, steps=100)
+    >>> params = {"model": {"kernel": jnp.ones(2)}, "objective": {}}
+    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+    >>> print(updates["model"]["kernel"])
+    [-0.1 -0.1]
   """
 
   def momentum_at(rate):

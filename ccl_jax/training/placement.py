@@ -33,6 +33,14 @@ class Placement(NamedTuple):
       donated, and the new state has its layout.
     compile_embed: compiles `(state, images) -> [B, D]` to a function of a state and
       this process's images (NumPy), which returns the rows of the global batch (NumPy).
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax.training import placement
+    >>> print(placement.with_jit(jax.devices()[:1]).axis_name)
+    None
+    >>> print(placement.with_pmap(jax.devices()[:1]).axis_name)
+    data
   """
 
   axis_name: str | None
@@ -43,13 +51,30 @@ class Placement(NamedTuple):
 
 
 def data_mesh(devices: Devices = None) -> Mesh:
-  """A mesh of one axis, `data`, over the given devices (all of them by default)."""
+  """A mesh of one axis, `data`, over the given devices (all of them by default).
+
+  Example:
+    >>> import jax
+    >>> from ccl_jax.training import placement
+    >>> print(placement.data_mesh(jax.devices()[:1]).axis_names)
+    ('data',)
+  """
   devices = jax.devices() if devices is None else list(devices)
   return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def split_batch(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
-  """A function that lays this process's rows of a batch out over the devices."""
+  """A function that lays this process's rows of a batch out over the devices.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from jax.sharding import NamedSharding, PartitionSpec
+    >>> from ccl_jax.training import placement
+    >>> mesh = placement.data_mesh(jax.devices()[:1])
+    >>> put = placement.split_batch(NamedSharding(mesh, PartitionSpec("data")))
+    >>> print(put({"label": np.arange(4)})["label"].shape)
+    (4,)
+  """
 
   def put(batch):
     return jax.tree.map(
@@ -114,7 +139,18 @@ def _replicated(mesh: Mesh) -> Callable[[PyTree], PyTree]:
 
 
 def with_jit(devices: Devices = None) -> Placement:
-  """`jit` over a data mesh: the batch is split, the state is replicated."""
+  """`jit` over a data mesh: the batch is split, the state is replicated.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from ccl_jax.training import placement
+    >>> place = placement.with_jit(jax.devices()[:1])
+    >>> state = place.make_state(lambda: jnp.zeros(()))
+    >>> step = place.compile_step(lambda s, b: (s + b.sum(), {"mean": b.mean()}))
+    >>> state, metrics = step(state, place.put_batch(np.arange(4.0)))
+    >>> print(state, metrics["mean"])
+    6.0 1.5
+  """
   mesh = data_mesh(devices)
   by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
   return _with_shardings(by_rows, _replicated(mesh))
@@ -127,6 +163,19 @@ def state_shardings(state: PyTree, mesh: ClassMesh) -> PyTree:
   Args:
     state: arrays, or their shapes.
     mesh: the mesh that the classes are split over.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import class_mesh
+    >>> from ccl_jax.training import placement
+    >>> mesh = class_mesh.make(4, devices=jax.devices()[:1])
+    >>> params = {"centers": jnp.ones((4, 2))}
+    >>> state = {"objective": params, "model": {"bias": jnp.ones(4)}}
+    >>> shardings = placement.state_shardings(state, mesh)
+    >>> print(shardings["objective"]["centers"] == mesh.sharding)
+    True
+    >>> print(shardings["model"]["bias"] == mesh.sharding)
+    False
   """
   everywhere = NamedSharding(mesh.mesh, PartitionSpec())
 
@@ -144,6 +193,15 @@ def with_class_sharding(mesh: ClassMesh) -> Placement:
 
   Args:
     mesh: the mesh that the objective was made with.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from ccl_jax import class_mesh
+    >>> from ccl_jax.training import placement
+    >>> mesh = class_mesh.make(4, devices=jax.devices()[:1])
+    >>> place = placement.with_class_sharding(mesh)
+    >>> print(place.put_batch(np.arange(4)).shape)
+    (4,)
   """
   return _with_shardings(
     mesh.batch_sharding, lambda state: state_shardings(state, mesh)
@@ -151,7 +209,15 @@ def with_class_sharding(mesh: ClassMesh) -> Placement:
 
 
 def with_pmap(devices: Devices = None) -> Placement:
-  """`pmap`: each device runs the step on its rows; the state is one replicated tree."""
+  """`pmap`: each device runs the step on its rows; the state is one replicated tree.
+
+  Example:
+    >>> import jax, numpy as np
+    >>> from ccl_jax.training import placement
+    >>> place = placement.with_pmap(jax.devices()[:1])
+    >>> print(place.axis_name, place.put_batch(np.arange(4)).shape)  # by device
+    data (1, 4)
+  """
   devices = jax.local_devices() if devices is None else list(devices)
   mesh = data_mesh(devices)
   by_rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
@@ -185,6 +251,14 @@ def check_batch_size(batch_size: int, num_devices: int, accumulate: int = 1) -> 
 
   Raises:
     ValueError: if it cannot; the message names the nearest sizes that fit.
+
+  Example:
+    >>> from ccl_jax.training import placement
+    >>> placement.check_batch_size(128, num_devices=8)
+    >>> placement.check_batch_size(100, num_devices=8)
+    Traceback (most recent call last):
+      ...
+    ValueError: batch_size=100 does not divide over 8 devices; 96 or 104 would
   """
   parts = num_devices * accumulate
   if batch_size < 1 or batch_size % parts:

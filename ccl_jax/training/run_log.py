@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 
 from ccl_jax.training.files import write_whole
@@ -18,6 +20,16 @@ def read_events(path: str | Path) -> list[Event]:
 
   A last line that a kill has cut short is left out, and so is a line that is no event,
   which a warning names.
+
+  Example:
+    >>> import tempfile
+    >>> from ccl_jax.training import run_log
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   with run_log.RunLog(folder, step=0) as log:
+    ...     log.write("train", 20, {"loss": 7.5})
+    ...   print(run_log.read_events(f"{folder}/metrics.jsonl"))
+    ...
+    [{'event': 'train', 'step': 20, 'loss': 7.5}]
   """
   path = Path(path)
   lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
@@ -48,11 +60,24 @@ class RunLog:
       other than the first.
     step: the step at which the run starts or resumes. Later events and the final test,
       which a killed run has left, are dropped, since the run writes them again.
+
+  Attributes:
+    events: all events of the run so far.
+    board_folder: where TensorBoard looks; None without a directory.
+
+  Example:
+    >>> from ccl_jax.training.run_log import RunLog
+    >>> with RunLog(None, step=0) as log:  # None: in memory; else the run's folder
+    ...   log.write("train", 20, {"loss": 7.5, "seconds": 1.5})
+    ...
+    >>> print(log.seconds, log.events[0]["loss"])
+    1.5 7.5
   """
 
   def __init__(self, directory: str | Path | None, *, step: int):
     self.events: list[Event] = []
     self._file = self._board = None
+    self.board_folder: Path | None = None
     if directory is None:
       return
     path = Path(directory) / "metrics.jsonl"
@@ -63,7 +88,8 @@ class RunLog:
     ]
     write_whole(path, "".join(json.dumps(e) + "\n" for e in self.events))
     self._file = path.open("a")
-    self._board = SummaryWriter(str(Path(directory) / "tensorboard"), purge_step=step)
+    self.board_folder = Path(directory) / "tensorboard"
+    self._board = SummaryWriter(str(self.board_folder), purge_step=step)
 
   def __enter__(self):
     return self
@@ -89,3 +115,8 @@ class RunLog:
     for name, value in values.items():
       # TensorBoard groups by the part before a slash and takes no "@".
       self._board.add_scalar(f"{kind}/{name.replace('@', '_at_')}", value, step)
+
+  def picture(self, name: str, step: int, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Shows a picture in TensorBoard."""
+    if self._board:
+      self._board.add_image(name, image, step, dataformats="HWC")

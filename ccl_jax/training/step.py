@@ -24,6 +24,12 @@ class TrainState:
   """All that a run carries from step to step: arrays only, one tree.
 
   Its shardings and its checkpoint are trees of the same shape.
+
+  Example:
+    >>> import dataclasses
+    >>> from ccl_jax.training import step
+    >>> print([field.name for field in dataclasses.fields(step.TrainState)])
+    ['step', 'params', 'model_state', 'objective_state', 'opt_state']
   """
 
   step: PyTree  # i32 scalar: steps taken
@@ -43,7 +49,25 @@ def init_state(
   optimizer: optax.GradientTransformation,
   image: Num[np.ndarray, "H W C"],
 ) -> TrainState:
-  """Draws the parameters; `image` is any example and gives the shape and type."""
+  """Draws the parameters; `image` is any example and gives the shape and type.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax, jax.numpy as jnp, numpy as np, optax
+    >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.training import step
+    >>> class Net(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, images, train=False):
+    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
+    ...
+    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
+    >>> image = np.zeros((8, 8, 1), np.uint8)
+    >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)
+    >>> print(int(state.step), state.objective_state.centers.shape)
+    0 (3, 4)
+  """
   model_key, objective_key = jax.random.split(key)
   variables = jax.jit(model.init)(model_key, image[None])
   model_state = {name: v for name, v in variables.items() if name != "params"}
@@ -86,6 +110,26 @@ def make_train_step(
   Returns:
     The step. Its metrics are scalars: `loss`, the mean over the examples of the global
     batch, and `grad_norm`.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax, jax.numpy as jnp, numpy as np, optax
+    >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.training import step
+    >>> class Net(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, images, train=False):
+    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
+    ...
+    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
+    >>> image = np.zeros((8, 8, 1), np.uint8)
+    >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)
+    >>> train = step.make_train_step(model, objective, optimizer, key=jax.random.key(1))
+    >>> batch = {"image": np.stack([image, image + 1]), "label": jnp.array([0, 1])}
+    >>> state, metrics = jax.jit(train)(state, batch)
+    >>> print(int(state.step), sorted(metrics), state.objective_state.counts)
+    1 ['grad_norm', 'loss'] [1 1 0]
   """
 
   def train_step(state: TrainState, batch: Batch):
@@ -182,6 +226,24 @@ def make_embed_step(
   """A pure step `(state, images [B, H, W, C]) -> [B, D]`, float32, for evaluation.
 
   `method` names the model's method that embeds; None: the method that trains.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax, jax.numpy as jnp, numpy as np, optax
+    >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.training import step
+    >>> class Net(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, images, train=False):
+    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
+    ...
+    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
+    >>> image = np.zeros((8, 8, 1), np.uint8)
+    >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)
+    >>> embed = jax.jit(step.make_embed_step(model))
+    >>> print(embed(state, image[None]).shape)
+    (1, 4)
   """
 
   def embed_step(state: TrainState, images):

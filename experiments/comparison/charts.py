@@ -16,6 +16,8 @@ from experiments.comparison import tables
 METRIC = "recall@1"
 GROUPS = ("rare", "medium", "frequent")  # thirds of the train classes in a long tail
 # Our methods have thick lines in colors of their own; baselines have thin lines.
+# A value that is no quantity: batches are drawn without regard to classes.
+_SHUFFLED = ("data.images_per_class", 0)
 _OURS = ("#1d6fd8", "#d9680f", "#0f8a5f", "#c02a6b")
 _BASELINES = [
   matplotlib.colormaps["tab20b"](i) for i in (0, 4, 8, 12, 16, 2, 6, 10)
@@ -43,9 +45,19 @@ def draw(
   if finished and all(_group(g) in metrics for metrics in finished for g in GROUPS):
     figures[f"{name}_groups.png"] = _by_group(results, order, comparison)
   folder.mkdir(parents=True, exist_ok=True)
+  about = _about(results, comparison)
   for file, figure in figures.items():
+    figure.axes[0].set_title(about, loc="right", fontsize=8, color="#555555")
     figure.savefig(folder / file, dpi=130)
   return [folder / file for file in figures]
+
+
+def _about(results: Sequence[tables.Result], comparison: Comparison) -> str:
+  """The data, and what points and bands are."""
+  names = {config.data.name for config in comparison.methods.values()}
+  seeds = len({result["seed"] for result in results})
+  shown = f"mean of {seeds} seeds, 95% interval" if seeds > 1 else "one seed"
+  return f"{', '.join(sorted(names))}; {shown}"
 
 
 def _over_steps(curves, order: tables.Order, comparison: Comparison) -> Figure:
@@ -84,15 +96,17 @@ def over_values(
       lines[row] = found
   figure, axes = _axes(title)
   numbers = all(isinstance(value, int | float) for value in values.values())
-  if not numbers:
+  shuffled = field == _SHUFFLED[0] and _SHUFFLED[1] in values.values()
+  if shuffled or not numbers:
     places = {value: place for place, value in enumerate(values.values())}
     lines = {r: [(places[v], found) for v, found in at] for r, at in lines.items()}
-    axes.set_xticks([*places.values()], [str(value) for value in places])
+    told = {_SHUFFLED[1]: "shuffled"} if shuffled else {}
+    axes.set_xticks([*places.values()], [told.get(v, str(v)) for v in places])
   elif min(values.values()) > 0 and max(values.values()) >= 8 * min(values.values()):
     axes.set_xscale("log", base=2)
     axes.set_xticks([*values.values()], [f"{value:g}" for value in values.values()])
     axes.minorticks_off()
-  _draw_lines(axes, lines, comparison)
+  _draw_lines(axes, lines, comparison, first_apart=shuffled)
   axes.set_xlabel(field.rpartition(".")[2].replace("_", " "))
   return figure
 
@@ -151,16 +165,25 @@ def _draw_lines(
   axes: Axes,
   lines: Mapping[str, Sequence[tuple[float, Sequence[float]]]],
   comparison: Comparison,
+  *,
+  first_apart: bool = False,
 ) -> None:
-  """Draws a line with its interval for each method, and the name beside its end."""
+  """Draws a line with its interval for each method, and the name beside its end.
+
+  With `first_apart`, no line joins the first point, which is of another kind.
+  """
   colors, ours = _colors(comparison), comparison.ours
-  for row, points in lines.items():
+  cut = 1 if first_apart else 0
+  parts = [(r, p) for r, at in lines.items() for p in (at[:cut], at[cut:]) if p]
+  for row, points in parts:
     x = [place for place, _ in points]
     mean = np.array([statistics.mean(values) for _, values in points])
     width = 2.2 if row in ours else 1.1
     axes.plot(x, mean, color=colors[row], linewidth=width, marker="o", markersize=3)
     if all(len(values) > 1 for _, values in points):
       half = np.array([tables.half_width(values) for _, values in points])
+      if len(points) == 1:  # a band of no width would not be seen
+        axes.errorbar(x, mean, half, color=colors[row], linewidth=0.8, capsize=3)
       axes.fill_between(x, mean - half, mean + half, color=colors[row], alpha=0.08)
   low, high = axes.get_ylim()
   ends = {row: statistics.mean(points[-1][1]) for row, points in lines.items()}

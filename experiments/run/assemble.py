@@ -1,7 +1,7 @@
 """Builds the parts of a run from its config; `objective.py` builds the loss."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import optax
 from ccl_jax import class_mesh, vectors
 from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Examples
-from ccl_jax.models import import_torch, resnet, vit
+from ccl_jax.models import Embedder, import_torch, resnet, vit
 from ccl_jax.models.conv_net import ConvNet
 from ccl_jax.models.glyph_net import GlyphNet
 from ccl_jax.models.head import Head
@@ -141,6 +141,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
+def learning_rate(config: Config) -> optax.Schedule:
+  """The model's rate in `make_optimizer`, as a function of the steps before.
+
+  A backbone with a rate of its own, and trained centers, follow their own curves.
+  """
+  warmup_steps = round(config.optimizer.warmup_fraction * config.steps)
+  peak = config.optimizer.learning_rate
+  return optim.warmup_cosine(peak, config.steps, warmup_steps)
+
+
 def make_embed(
   config: Config, place: placement.Placement | None = None, *, flip: bool = False
 ) -> Embed:
@@ -173,6 +183,25 @@ def make_embed(
     return loop.embed(compiled, state, batches, len(examples)), examples.labels
 
   return embed
+
+
+def make_embedder(
+  config: Config, state: step.TrainState, about: Mapping[str, str]
+) -> Embedder:
+  """The part of a trained network that embeds, apart from its run.
+
+  Args:
+    config: the run's config.
+    state: a state of the run.
+    about: what its file is to say of it.
+  """
+  network, variables = make_model(config), {"params": state.params["model"]}
+  variables |= state.model_state
+  if isinstance(network, Projected):
+    network = network.encoder
+    variables = {name: part["encoder"] for name, part in variables.items()}
+  side = config.data.image_size
+  return Embedder(network, variables, (side, side, config.data.channels), about)
 
 
 def make_mesh(config: Config, num_classes: int) -> class_mesh.ClassMesh | None:

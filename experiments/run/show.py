@@ -15,7 +15,7 @@ from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
 from configs import base
 from configs.base import Config
-from experiments.run import datasets, testing, workdir
+from experiments.run import datasets, processes, testing, workdir
 
 MAPPED = 10_000  # the most classes from which the map of centers chooses
 
@@ -89,6 +89,25 @@ def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> page.Ne
     similarities=neighbors.similarities,
     names=dict(enumerate(map(caption, data.test.class_names))),
   )
+
+
+def sheet_of_neighbors(
+  examples: Examples, neighbors: retrieval.Neighbors, *, most: int = 8
+) -> np.ndarray:
+  """A picture of a few queries, the same at each call, with their nearest pictures."""
+  rows = np.random.default_rng(0).permutation(len(examples))[:most]
+  found = neighbors.indices[rows]
+  right = examples.labels[found] == examples.labels[rows][:, None]
+  images = Images(examples, np.arange(len(examples)))
+  return figures.sheet_of_neighbors(
+    [images[row] for row in rows], [[images[n] for n in near] for near in found], right
+  )
+
+
+def tell(text: str) -> None:
+  """Says on the first process what it is about to do."""
+  if processes.is_first():
+    print(text, file=sys.stderr)
 
 
 def map_of(

@@ -3,12 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from configs.base import Config
 from experiments.run.command_line import InputError
 
 CONFIG, RESULT, REPORT = "config.json", "result.json", "report.html"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+CLASSES = "classes.txt"  # the name of train class i on line i + 1
 LOCK = "lock"
 # What a run that was killed before it had claimed its folder may leave in it.
-_UNCLAIMED = {LOCK, "config.tmp"}
+_UNCLAIMED = {LOCK, CLASSES, "config.tmp"}
 
 
 def check(folder: Path, config: Config) -> None:
@@ -150,10 +152,31 @@ def _names(folder: Path) -> set[str]:
   return {path.name for path in folder.iterdir()}
 
 
-def claim(folder: Path, config: Config) -> None:
-  """Writes the config; from then on the folder is this run's."""
+def claim(folder: Path, config: Config, classes: Sequence[str]) -> None:
+  """Writes the config, and the names of the train classes; from then on the folder is
+  this run's.
+
+  Raises:
+    InputError: if the run has begun with other classes; the message names one.
+  """
+  before = read_classes(folder)
+  if before is not None and before != list(classes) and has_checkpoint(folder):
+    pairs = itertools.zip_longest(before, classes, fillvalue="none")
+    label, (old, new) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+    # Other folders of classes: a label would mean another class than before.
+    raise InputError(
+      f"{folder} was trained on {len(before)} classes and the data now has "
+      f"{len(classes)}: class {label} was {old} and is {new}; give another --workdir"
+    )
+  (folder / CLASSES).write_bytes(os.fsencode("".join(f"{c}\n" for c in classes)))
   text = json.dumps(base.fields(config), indent=2)
   write_whole(folder / CONFIG, f"{text}\n")
+
+
+def read_classes(folder: Path) -> list[str] | None:
+  """The names of a run's train classes; None where they were not written."""
+  path = folder / CLASSES
+  return os.fsdecode(path.read_bytes()).split("\n")[:-1] if path.exists() else None
 
 
 def is_claimed(folder: Path) -> bool:
@@ -173,7 +196,16 @@ def finish(folder: Path, result: dict[str, Any]) -> None:
 
 def is_finished(folder: Path) -> bool:
   """Whether there is a whole result; a damaged one is made again."""
-  return _read_result(folder) is not None
+  return read_result(folder) is not None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+  """Metrics, steps, versions; None where there is no result, or none that is whole."""
+  try:
+    result = json.loads((folder / RESULT).read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+  return result if isinstance(result, dict) and "steps" in result else None
 
 
 def read_config(folder: Path) -> Config:
@@ -184,7 +216,7 @@ def read_config(folder: Path) -> Config:
   """
   path = folder / CONFIG
   if not path.is_file():
-    raise InputError(f"{path}: no such file; --workdir must be the folder of a run")
+    raise InputError(f"{path}: no such file; give the folder of a run")
   try:
     stored = json.loads(path.read_text())
   except ValueError as error:
@@ -201,7 +233,7 @@ def read_config(folder: Path) -> Config:
 
 def summary(folder: Path) -> str:
   """One line: the metrics of the test classes, and where to look."""
-  metrics = _read_result(folder) or {}
+  metrics = read_result(folder) or {}
   names = ("recall@1", "map@r", "probe accuracy", "probe unbiased")
   shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
   if not (folder / REPORT).exists():
@@ -210,12 +242,3 @@ def summary(folder: Path) -> str:
       "the same command writes both"
     )
   return f"test classes {shown}; look at {folder / REPORT}"
-
-
-def _read_result(folder: Path) -> dict[str, Any] | None:
-  """None where there is no result, or none that is whole."""
-  try:
-    result = json.loads((folder / RESULT).read_text())
-  except (FileNotFoundError, ValueError):
-    return None
-  return result if isinstance(result, dict) and "steps" in result else None

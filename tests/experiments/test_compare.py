@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ccl_jax.training import loop
 from configs import base
@@ -387,6 +388,35 @@ def test_groups_are_drawn_where_every_run_that_ended_has_them(tmp_path):
   del found[2]["metrics"]["seen medium recall@1"]  # no class of it had a query
   charts.draw(found, ORDER, comparison, tmp_path, "one_less")
   assert {path.name for path in tmp_path.glob("*_groups.png")} == {"all_groups.png"}
+
+
+@pytest.mark.parametrize(
+  ("field", "parts"), [("data.images_per_class", [1, 2]), ("loss.memory_size", [3])]
+)
+def test_batches_without_regard_to_classes_are_no_number_on_the_axis(field, parts):
+  columns = {f"{value}": {field: value} for value in (0, 256, 512)}
+  loss = Loss(name="supcon")
+  comparison = Comparison({"SupCon": Config(loss=loss)}, columns, ours=("SupCon",))
+  found = [
+    {"row": "SupCon", "column": c, "seed": s, "metrics": {"recall@1": 0.1 * s}}
+    for c in columns
+    for s in (0, 1)
+  ]
+  order = tables.Order(["SupCon"], [*columns])
+  (axes,) = charts.over_values(found, order, comparison, "title").axes
+  drawn = [line for line in axes.lines if line.get_marker() == "o"]
+  assert [len(line.get_xdata()) for line in drawn] == parts
+  shown = [label.get_text() for label in axes.get_xticklabels()]
+  assert ("shuffled" in shown) == (len(parts) == 2)
+
+
+def test_a_figure_says_of_what_and_how_many_runs_it_is(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: figures.append(self))
+  comparison = Comparison({"softmax": Config(), "CCL": Config()}, {"20 steps": {}})
+  charts.draw(results(), ORDER, comparison, tmp_path, "few")
+  title = figures[0].axes[0].get_title(loc="right")
+  assert title == "glyphs; mean of 2 seeds, 95% interval"
 
 
 def test_one_process_builds_the_data_while_others_of_any_study_wait(

@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax import probe
+from ccl_jax import models, probe
 from ccl_jax.data.examples import Decoded
+from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpoints
 from ccl_jax.training.run_log import read_events
 from configs import base
-from experiments import evaluate, retrieve, train
-from experiments.run import assemble, datasets, workdir
+from experiments import evaluate, export, retrieve, train
+from experiments.run import assemble, datasets, inherit, workdir
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"images_per_second", "waiting_for_data", "seconds"}
@@ -100,6 +102,7 @@ def finished(tmp_path_factory, pictures):
 
   workdir = tmp_path_factory.mktemp("runs") / "run"
   fields = {**SHORT, "data.images": pictures, "steps": 60, "log_every": 10}
+  fields |= {"profile_steps": 2}
   argv = ["--config=configs/glyphs.py", f"--workdir={workdir}"]
   argv += [f"--config.{name}={value}" for name, value in fields.items()]
   train.main(argv)
@@ -117,7 +120,24 @@ def test_a_run_leaves_its_config_metrics_result_and_report(finished):
   kinds = [event["event"] for event in read_events(workdir / "metrics.jsonl")]
   assert kinds.count("train") == 6 and kinds.count("test") == 1
   assert (workdir / "report.html").read_text().count("<svg") >= 2
-  assert any((workdir / "tensorboard").iterdir())
+
+
+def test_tensorboard_has_pictures_rates_and_the_trace_that_was_asked_for(finished):
+  board = finished[0] / "tensorboard"
+  written = b"".join(path.read_bytes() for path in board.glob("events*"))
+  for tag in (b"validation/neighbors", b"train/learning_rate", b"train/loss"):
+    assert tag in written, tag
+  assert len([*board.glob("plugins/profile/*/*.xplane.pb")]) == 1
+
+
+def test_the_logged_rate_is_that_of_the_step(finished):
+  """A linear rise over 2 of 60 steps, then a half cosine down to 0."""
+  events = read_events(finished[0] / "metrics.jsonl")
+  rates = {e["step"]: e["learning_rate"] for e in events if e["event"] == "train"}
+  for step, rate in rates.items():
+    part = (step - 1 - 2) / (60 - 2)
+    expected = 0.003 * 0.5 * (1 + np.cos(np.pi * part))
+    assert rate == pytest.approx(expected, rel=1e-5)
 
 
 def test_it_learns(finished):
@@ -157,9 +177,10 @@ def test_a_resumed_state_takes_the_place_of_the_fresh_one(finished, parallel):
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(fresh))
 
 
-def test_evaluate_finds_what_training_reported(finished, capsys):
+def test_evaluate_finds_what_training_reported(finished, capsys, caplog):
   workdir, _ = finished
   evaluate.main([f"--workdir={workdir}"])
+  assert not caplog.records, "a newcomer is warned of what is no concern of his"
   scores = json.loads(capsys.readouterr().out.splitlines()[-1])
   result = json.loads((workdir / "result.json").read_text())
   assert scores["step"] == 60
@@ -254,6 +275,132 @@ def test_saved_embeddings_find_what_the_pictures_find(
   for (cosine, name), (expected, path) in zip(pairs, others, strict=True):
     assert path.endswith(name)
     assert float(cosine) == pytest.approx(float(expected), abs=2e-4)
+
+
+def test_an_exported_network_embeds_as_its_run_does(
+  finished, saved, tmp_path, capsys, monkeypatch
+):
+  rundir, _ = finished
+  export.main([f"--workdir={rundir}", f"--out={tmp_path}"])
+  assert str(tmp_path / "model.safetensors") in capsys.readouterr().out
+  examples = datasets.load_data(workdir.read_config(rundir)).test
+  pictures = examples.take(np.arange(len(examples)))["image"]
+  expected = np.load(saved / "embeddings.npy")
+  loaded = models.load(tmp_path / "model.safetensors")
+  np.testing.assert_allclose(loaded(pictures), expected, atol=1e-5)
+  exported = jax.export.deserialize(
+    bytearray((tmp_path / "model.stablehlo").read_bytes())
+  )
+  np.testing.assert_allclose(exported.call(pictures), expected, atol=1e-5)
+  result = json.loads((rundir / "result.json").read_text())
+  assert json.loads(loaded.about["metrics"])["recall@1"] == result["recall@1"]
+  card = (tmp_path / "README.md").read_text()
+  assert f"| recall@1 | {result['recall@1']:.4f} |" in card
+  assert str(rundir.parent) not in card and "data.images pictures" in card
+  monkeypatch.chdir(tmp_path)
+  ran = {}
+  exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], ran)
+  assert ran["embeddings"].shape == (2, 128)
+
+
+def test_a_run_without_a_result_is_not_exported(tmp_path, capsys):
+  workdir.claim(tmp_path, base.Config(), [])
+  with pytest.raises(SystemExit):
+    export.main([f"--workdir={tmp_path}"])
+  assert "has no result yet: let its run end" in capsys.readouterr().err
+
+
+def changed(argv, folder, **fields):
+  """Arguments of a run like another one, in a folder of its own."""
+  argv = [a for a in argv if not a.startswith("--workdir")] + [f"--workdir={folder}"]
+  return argv + [f"--config.{name}={value}" for name, value in fields.items()]
+
+
+def assert_equal(state, read):
+  """Of a state, and of nested dicts and lists of the same names."""
+  found, expected = (
+    {jax.tree_util.keystr(path, simple=True): leaf for path, leaf in leaves}
+    for leaves in map(jax.tree_util.tree_leaves_with_path, (state, read))
+  )
+  assert found.keys() == expected.keys()
+  for name, leaf in found.items():
+    np.testing.assert_array_equal(leaf, expected[name], name)
+
+
+def test_a_run_is_trained_for_longer(finished, tmp_path, capsys):
+  rundir, argv = finished
+  argv = changed(argv, tmp_path / "longer", steps=70)
+  train.main([*argv, f"--init-from={rundir}"])
+  assert f"goes on with {rundir} at step 60 of 70" in capsys.readouterr().err
+  events = read_events(tmp_path / "longer" / "metrics.jsonl")
+  assert [e["step"] for e in events if e["event"] == "train"] == [*range(10, 80, 10)]
+  # Every field of the state goes on: what one step makes of it is the same.
+  config = workdir.read_config(tmp_path / "longer")
+  data = datasets.load_data(config)
+  run = assemble.make_run(config, data)
+  batches = assemble.train_batches(config, data.train)
+  state = run.init_state()
+  state = inherit.take_over(config, [*data.train.class_names], state, batches)
+  (there, position), (end, _) = state_of(rundir), state_of(tmp_path / "longer")
+  assert_equal(state, there)
+  assert batches.get_state() == position
+  steps = loop.steps(
+    state, run.train_step, batches, placement=run.placement, num_steps=70
+  )
+  *_, last = steps
+  assert_equal(last.state, end)
+
+
+@pytest.mark.parametrize(
+  ("fields", "told", "kept"),
+  [
+    ({"data.label_noise": 0.2}, "class vectors go on", True),
+    ({"seed": 1}, "anew, since the classes are others", False),
+    (
+      {"loss.centers": "bank"},
+      "anew, since the loss is another (state/centers is missing",
+      False,
+    ),
+  ],
+)
+def test_a_run_is_fine_tuned(finished, tmp_path, capsys, fields, told, kept):
+  rundir, _ = finished
+  config = base.replace(
+    workdir.read_config(rundir), {"init_from": str(rundir), **fields}
+  )
+  data = datasets.load_data(config)
+  fresh = assemble.make_run(config, data).init_state()
+  batches = assemble.train_batches(config, data.train)
+  start = batches.get_state()
+  state = inherit.take_over(config, [*data.train.class_names], fresh, batches)
+  assert told in capsys.readouterr().err
+  assert state.step == 0 and batches.get_state() == start
+  there, _ = state_of(rundir)
+  jax.tree.map(
+    np.testing.assert_array_equal, state.params["model"], there["params"]["model"]
+  )
+  jax.tree.map(np.testing.assert_array_equal, state.opt_state, fresh.opt_state)
+  expected = there["params"]["objective"] if kept else fresh.params["objective"]
+  jax.tree.map(np.testing.assert_array_equal, state.params["objective"], expected)
+
+
+def test_what_cannot_be_taken_over_is_named(finished, arguments, tmp_path, capsys):
+  rundir, argv = finished
+
+  def refused(source, **fields):
+    with pytest.raises(SystemExit) as stop:
+      train.main([*changed(argv, tmp_path / "run", **fields), f"--init-from={source}"])
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    return capsys.readouterr().err.splitlines()[-1]
+
+  assert "run is at step 60 already: give more than steps=60" in refused(rundir)
+  other = refused(rundir, **{"model.dim": 64})
+  assert "model.dim is 128 there and 64 here: head/" in other
+  assert "nowhere/config.json: no such file" in refused("nowhere")
+  workdir.claim(tmp_path, base.Config(), [])
+  assert "holds no checkpoint yet" in refused(tmp_path)
+  weights = {"model.weights": "f", "model.name": "resnet18"}
+  assert "with model.weights=f: give one" in refused(rundir, **weights)
 
 
 def test_embeddings_of_something_else_are_refused(finished, saved, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_safetensors_are_read(kind, tmp_path):
     (FILES["zip"][:-300], "zip"),
     (FILES["legacy"][:-9], "larger than its storage"),
     (FILES["legacy"][:200], ""),
-    (safetensors(torch_files.tensors())[:-1], "b.bias should end at byte 108 of 107"),
+    (safetensors(torch_files.tensors())[:-1], "file not fully covered"),
     (FILES["whole model"], "asks for torch.nn"),
     (FILES["training state"], "entry 'epoch' is no tensor"),
   ],

@@ -35,6 +35,18 @@ def some_centers(count):
   return figures.CenterMap(centers, pictures(count), [str(i) for i in range(count)])
 
 
+def test_a_sheet_frames_right_neighbors_in_blue_and_others_in_orange():
+  black = np.zeros((8, 8, 1), np.uint8)
+  right = np.array([[True, False], [False, True]])
+  sheet = figures.sheet_of_neighbors([black] * 2, [[black] * 2] * 2, right, side=16)
+  assert sheet.shape == (32, 48, 3)
+  corners = sheet[::16, ::16]
+  blue, orange = (59, 130, 246), (224, 121, 43)
+  expected = [[(255,) * 3, blue, orange], [(255,) * 3, orange, blue]]
+  np.testing.assert_array_equal(corners, expected)
+  assert (sheet[8::16, 8::16] == 0).all()
+
+
 def test_curves_draw_the_events():
   (raw, smooth) = figures.loss_figure(train_events()).axes[0].lines
   np.testing.assert_allclose(raw.get_ydata(), 9 / np.arange(2, 41))

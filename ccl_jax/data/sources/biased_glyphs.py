@@ -90,7 +90,7 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
   code_path: Any = None
 
   def __init__(self, *, rho: float, data_dir: str | os.PathLike | None = None):
-    """Prepares nothing yet; `download_and_prepare` draws and writes the images.
+    """Draws nothing yet: images are drawn when TFDS prepares the dataset.
 
     Raises:
       ValueError: if rho is not in RHOS, or the fonts are not those of the benchmark.

@@ -57,7 +57,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     min_faces: int = 6,
     data_dir: str | os.PathLike | None = None,
   ):
-    """Prepares nothing yet; `download_and_prepare` draws and writes the images.
+    """Draws nothing yet: images are drawn when TFDS prepares the dataset.
 
     Args:
       fonts: folder of .ttf, .otf or .ttc files; None takes the 16 default faces.

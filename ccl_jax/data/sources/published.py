@@ -68,7 +68,7 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     classes: int | None = None,
     data_dir: str | os.PathLike | None = None,
   ):
-    """Reads nothing yet; `download_and_prepare` checks and copies the images.
+    """Reads nothing yet: images are checked and copied when TFDS prepares it.
 
     Args:
       images: the original archive; or the folder that holds it, or what it unpacks to;
