@@ -55,3 +55,42 @@ def test_older_notations_and_a_program_without_any():
   assert collectives("ROOT %y = f32[2]{0} add(%a, %b)") == []
   with pytest.raises(ValueError, match="no replica_groups"):
     collectives(f"{text}?")
+
+
+@pytest.mark.parametrize(
+  ("text", "shape", "moved"),
+  [
+    ("(f32[2,4]{1,0}, f32[8,4]{1,0}) all-gather-start(%x)", "f32[8,4]", 96),
+    (
+      "((f32[2,4]{1,0:T(8,128)}, s32[2]{0}), (f32[8,4]{1,0:T(8,128)}, s32[8]{0})) "
+      "all-gather-start(%x, %y)",
+      "(f32[8,4], s32[8])",
+      120,
+    ),
+    ("((f32[8,4]{1,0}), f32[2,4]{1,0}) reduce-scatter-start(%x)", "f32[2,4]", 96),
+    ("(f32[8]{0}, f32[2]{0}) all-reduce-start(%x, %y)", "(f32[8], f32[2])", 60),
+  ],
+)
+def test_a_start_counts_its_results_alone(text, shape, moved):
+  """Over four devices. The end of an asynchronous collective names no group."""
+  kind = text.split("-start")[0].split()[-1]
+  program = f"%s = {text}, replica_groups={{{{0,1,2,3}}}}\n%d = {kind}-done(%s)\n"
+  (found,) = collectives(program)
+  assert found.kind == kind
+  assert (found.shape, found.bytes) == (shape, moved)
+
+
+def test_a_permutation_names_pairs():
+  text = "(f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%x)"
+  (found,) = collectives(
+    f"%s = {text}, source_target_pairs={{{{0,1}},{{1,2}},{{2,0}}}}"
+  )
+  assert (found.devices, found.shape, found.bytes) == (3, "f32[4]", 16)
+
+
+def test_the_steps_of_one_collective_count_once():
+  """A TPU's compiler names the whole in each step; another whole has another name."""
+  text = "%x = f32[8] all-gather(%a), replica_groups={{0,1}}"
+  steps = [f'{text}, frontend_attributes={{chain_id="{name}"}}' for name in "001"]
+  assert len(collectives("\n".join(steps))) == 2
+  assert len(collectives(f"{text}\n{text}")) == 2

@@ -1,0 +1,104 @@
+"""What a pod's compiler is asked for; with libtpu installed, what it answers."""
+
+import importlib.util
+import json
+import re
+
+import pytest
+
+from experiments.benchmarks import plan, topology
+from experiments.benchmarks.cycles import modelled_cycles
+from experiments.benchmarks.sharded_step import compile_step
+
+WITH_LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu: see tests/tpu.txt"
+)
+
+
+def test_the_plan_of_a_small_step(tmp_path, capsys):
+  out = tmp_path / "plan.json"
+  argv = ["--topology=cpu:4", "--classes", "4001", "--batch=64", "--dim=32"]
+  plan.main([*argv, f"--out={out}"])
+  printed = capsys.readouterr().out
+  assert "nothing was run" in printed and "all-gather f32[64,32]" in printed
+  bank, trained = json.loads(out.read_text())["rows"]
+  of_bank = 1001 * (4 * 32 + 4)  # a quarter of the centers and counts, padded to four
+  assert 0 <= bank["stays"] - of_bank < 64 * 36
+  assert 0 <= bank["in_place"] - of_bank < 64
+  assert 0 <= trained["stays"] - 3 * 1001 * 4 * 32 < 64 * 36
+  assert bank["peak"] == bank["stays"] + bank["beside"]
+  assert bank["moved"] == sum(c["bytes"] for c in bank["collectives"]) > 0
+  assert "milliseconds" not in bank  # only a TPU's compiler has a model
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("cpu:many", "expected a number of devices, as in cpu:8"),
+    ("cpu:9000", "this process has 8 devices"),
+    ("h100", "expected a number of devices, as in h100:8"),
+  ],
+)
+def test_a_machine_that_cannot_be_described(name, message, capsys):
+  with pytest.raises(SystemExit):
+    plan.main([f"--topology={name}"])
+  assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("v5e:4x4", r'pip install "jax\[tpu\]"'),
+    ("h100:8", "pip install jax-cuda13-plugin"),
+  ],
+)
+def test_a_compiler_that_is_not_installed(name, message, monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ValueError, match=message):
+    topology.describe(name)
+
+
+def test_a_loop_counts_as_often_as_it_turns():
+  """And a fusion of no estimate not at all."""
+  cost = 'backend_config={"estimated_cycles":"%s"}'
+  program = "\n".join(
+    [
+      "%body (p: s32[]) -> s32[] {",
+      f"  %a = f32[8] fusion(%p), {cost % 100}",
+      f"  %b = f32[8] fusion(%a), {cost % 20}",
+      "}",
+      "%condition (p: s32[]) -> pred[] {",
+      "  %limit = s32[] constant(7)",
+      "}",
+      "ENTRY %main (x: f32[8]) -> f32[8] {",
+      f"  %c = f32[8] fusion(%x), {cost % 3}",
+      "  %d = f32[8] custom-call(%c)",
+      "  %w = s32[] while(%d), condition=%condition, body=%body",
+      "}",
+    ]
+  )
+  assert modelled_cycles(program) == 3 + 7 * 120
+  assert modelled_cycles("ENTRY %main (x: f32[8]) -> f32[8] {\n}") is None
+
+
+@WITH_LIBTPU
+def test_an_unknown_tpu_is_named():
+  with pytest.raises(ValueError, match="v5e:3x77: libtpu knows no such machine"):
+    topology.describe("v5e:3x77")
+
+
+@WITH_LIBTPU
+@pytest.mark.parametrize("name", ["v5e:1", "v5e:2x4"])
+def test_a_tpu_holds_one_bank_and_little_beside_it(name):
+  """Compiled for the TPU, which writes the bank in place and never makes it anew."""
+  devices = topology.describe(name)
+  per_device, dim, rows = 250_000, 128, 512
+  num_classes = per_device * len(devices)
+  step = compile_step(num_classes, None, rows=rows, dim=dim, devices=devices)
+  memory, program = step.memory_analysis(), step.as_text()
+  bank = per_device * 4 * dim
+  assert bank <= memory.alias_size_in_bytes
+  assert memory.peak_memory_in_bytes - memory.argument_size_in_bytes < bank / 10
+  whole = rf"= \w+\[(\d+,)?{per_device},{dim}\]\S* (copy|convert|transpose|all-gather)"
+  assert re.findall(whole, program) == []
+  assert rf"[{per_device},{dim}]" in program
