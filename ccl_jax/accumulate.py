@@ -58,6 +58,14 @@ def map_chunks(
   Returns:
     The results of all chunks, stacked on a new first axis. Of what a chunk computes,
     only its result stays for the gradient; the rest is computed again.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import accumulate
+    >>> rows = jnp.arange(4)
+    >>> print(accumulate.map_chunks(lambda rows, number: rows + number, rows, chunks=2))
+    [[0 2]
+     [2 4]]
   """
   # Inside a loop, nothing can be shared with the first pass, so no barrier is needed.
   again = jax.checkpoint(lambda chunk: function(*chunk), prevent_cse=False)
@@ -85,6 +93,17 @@ def value_and_grad(
   Returns:
     ((loss, others), gradient), where `others` of all chunks are stacked on a new first
     axis, and loss and gradient are sums.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import accumulate
+    >>> def loss_fn(weight, rows, number):
+    ...   return (weight * rows).sum(), number
+    >>> (loss, _), slope = accumulate.value_and_grad(
+    ...   loss_fn, jnp.array(2.0), jnp.arange(4.0), chunks=2
+    ... )
+    >>> print(loss, slope)
+    12.0 6.0
   """
 
   def visit(total, chunk):
@@ -105,6 +124,13 @@ def split(rows: PyTree, chunks: int) -> PyTree:
 
   Raises:
     ValueError: if the chunks do not divide the rows.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import accumulate
+    >>> print(accumulate.split(jnp.arange(6), 2))
+    [[0 2 4]
+     [1 3 5]]
   """
 
   def of(array):
@@ -118,7 +144,14 @@ def split(rows: PyTree, chunks: int) -> PyTree:
 
 
 def join(chunks: PyTree) -> PyTree:
-  """Undoes `split`: arrays [chunks, C, ...] to [chunks * C, ...]."""
+  """Undoes `split`: arrays [chunks, C, ...] to [chunks * C, ...].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import accumulate
+    >>> print(accumulate.join(jnp.array([[0, 2, 4], [1, 3, 5]])))
+    [0 1 2 3 4 5]
+  """
   return jax.tree.map(
     lambda array: array.swapaxes(0, 1).reshape(-1, *array.shape[2:]), chunks
   )

@@ -48,6 +48,14 @@ class Calibration(NamedTuple):
     frr: false reject rate, the share of the pairs of one class that are not.
     same: number of pairs of one class.
     other: number of pairs of two classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> same = np.array([True, True, False, False])
+    >>> found = retrieval.calibrate_pairs(np.array([0.9, 0.5, 0.6, 0.1]), same)
+    >>> print(found.at_far(0.5), found.eer)
+    (0.5, 0.0) 0.5
   """
 
   thresholds: Float[np.ndarray, " T"]
@@ -296,6 +304,14 @@ def calibrate(
   Raises:
     ValueError: if shapes do not fit, an embedding is not finite in float32, or there is
       no pair of one class, or none of two classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> embeddings = np.array([[1.0, 0.1], [1.0, 0.0], [0.1, 1.0], [0.2, 1.0]])
+    >>> found = retrieval.calibrate(embeddings, np.array([0, 0, 1, 1]))
+    >>> print(found.same, found.other, found.eer)
+    2 4 0.0
   """
   if (gallery is None) != (gallery_labels is None):
     raise ValueError("gallery and gallery_labels go together; only one was given")
@@ -333,6 +349,13 @@ def calibrate_pairs(
   Raises:
     ValueError: if shapes differ, a similarity is not finite, or there is no pair of one
       class, or none of two classes.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import retrieval
+    >>> same = np.array([True, False])
+    >>> print(retrieval.calibrate_pairs(np.array([0.9, 0.1]), same).eer)
+    0.0
   """
   similarities, same = np.asarray(similarities), np.asarray(same, bool)
   if similarities.ndim != 1 or similarities.shape != same.shape:

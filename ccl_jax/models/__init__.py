@@ -6,10 +6,12 @@
 from ccl_jax.models import (
   conv_net,
   glyph_net,
+  head,
   import_torch,
   model_file,
   projection,
   resnet,
+  vit,
 )
 from ccl_jax.models.model_file import Embedder, load, save
 
@@ -17,10 +19,12 @@ __all__ = [
   "Embedder",
   "conv_net",
   "glyph_net",
+  "head",
   "import_torch",
   "load",
   "model_file",
   "projection",
   "resnet",
   "save",
+  "vit",
 ]

@@ -18,6 +18,14 @@ class Head(nn.Module):
   Attributes:
     dim: D, length of the new embedding.
     hidden: widths of the layers before the last, each followed by a GELU; none: linear.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.head import Head
+    >>> embeddings = jnp.eye(3, 8)
+    >>> new, _ = Head(dim=4).init_with_output(jax.random.key(0), embeddings)
+    >>> print(new.shape)
+    (3, 4)
   """
 
   dim: int = 128

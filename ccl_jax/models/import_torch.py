@@ -151,6 +151,19 @@ def vit(weights: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
 
   Raises:
     ValueError: as `resnet` does.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models import import_torch
+    >>> from ccl_jax.models.vit import ViT
+    >>> network = ViT(width=12, depth=0, heads=2, patch=8, grid=4)
+    >>> pictures = jnp.zeros((1, 32, 32, 3), jnp.uint8)
+    >>> variables = jax.eval_shape(network.init, jax.random.key(0), pictures)
+    >>> try:
+    ...   import_torch.vit({}, variables)  # weights of import_torch.read
+    ... except ValueError as error:
+    ...   print(str(error).split(":")[0])
+    the weights lack cls_token of shape (1, 1, 12)
   """
   weights = dict(weights)
   if "register_tokens" in weights:  # DINOv2's name of timm's

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Num
 
-__all__ = ["MEAN", "STANDARD_DEVIATION", "ResNet", "resnet18", "resnet50"]
+__all__ = ["MEAN", "STANDARD_DEVIATION", "ResNet", "resnet18", "resnet20", "resnet50"]
 
 # Statistics of ImageNet's pixels in 0..1, which the public weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)

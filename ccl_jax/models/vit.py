@@ -15,6 +15,8 @@ from jaxtyping import Array, DTypeLike, Float, Num
 
 from ccl_jax.models.resnet import MEAN, STANDARD_DEVIATION
 
+__all__ = ["ViT", "frozen", "vit_base", "vit_large", "vit_small"]
+
 Tokens = Literal["class", "mean", "both"]
 
 
@@ -39,6 +41,15 @@ class ViT(nn.Module):
       `frozen`.
     remat: compute a block again on the way back, in place of holding its activations.
     dtype: type in which the matrix products are computed.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.models.vit import ViT
+    >>> network = ViT(dim=16, width=12, depth=2, heads=2, patch=8, grid=4)
+    >>> pictures = jnp.zeros((2, 32, 32, 3), jnp.uint8)
+    >>> variables = jax.eval_shape(network.init, jax.random.key(0), pictures)
+    >>> print(sorted(variables["params"]["backbone"])[:2])
+    ['blocks_0', 'blocks_1']
   """
 
   dim: int | None = 512
@@ -158,7 +169,13 @@ class Block(nn.Module):
 
 
 def frozen(depth: int, trained_blocks: int | None) -> set[str]:
-  """The names in `params["backbone"]` that do not train with `trained_blocks`."""
+  """The names in `params["backbone"]` that do not train with `trained_blocks`.
+
+  Example:
+    >>> from ccl_jax.models import vit
+    >>> print(sorted(vit.frozen(3, trained_blocks=2)))
+    ['blocks_0', 'cls_token', 'patch_embed_proj', 'pos_embed', 'reg_token']
+  """
   if trained_blocks is None or trained_blocks >= depth:
     return set()
   names = {"patch_embed_proj", "pos_embed", "cls_token", "reg_token"}
