@@ -329,7 +329,8 @@ def with_classifier(num_classes: int, dim: int) -> Objective:
   def apply(params, state, embeddings, batch, key=None):
     del key
     labels = batch["label"]
-    logits = drop_padding(embeddings, labels) @ params["kernel"] + params["bias"]
+    logits = drop_padding(embeddings, labels) @ params["kernel"]
+    logits += params["bias"][None, :]
     own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
     values = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * own, axis=-1)
     return mask_loss(values, labels, num_classes), state

@@ -105,7 +105,7 @@ def linear_as_published(
   optimizer = optax.sgd(schedule, momentum=0.9)
 
   def logits(params, x):
-    return x @ params["kernel"] + params["bias"]
+    return x @ params["kernel"] + params["bias"][None, :]
 
   def loss(params, batch):
     values = optax.softmax_cross_entropy_with_integer_labels(

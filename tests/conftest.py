@@ -18,6 +18,9 @@ os.environ["XLA_FLAGS"] = " ".join(
   ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Axes are added only where the code says so, in processes too. (Types are strict where
+# losses are tested: optax raises floats to integer powers, flax mixes bfloat16.)
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 # What a run would take for a job of several processes, and wait for the others of.
 _JOB = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_", "JAX_COORDINATOR_")

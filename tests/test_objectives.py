@@ -264,7 +264,8 @@ def attraction(embeddings, of_batch, *, memory, memory_labels):
   """Minus the dot products with rows of the same label, plus those with others."""
   rows = jnp.concatenate([embeddings, memory])
   labels = jnp.concatenate([of_batch, memory_labels])
-  sign = jnp.where(of_batch[:, None] == labels, -1, 1) * (labels >= 0)
+  is_same = of_batch[:, None] == labels[None, :]
+  sign = jnp.where(is_same, -1, 1) * (labels >= 0)[None, :]
   sign = jnp.where(jnp.eye(len(embeddings), len(labels), dtype=bool), 0, sign)
   return (sign * (embeddings @ rows.T)).sum(axis=1) * (of_batch >= 0)
 

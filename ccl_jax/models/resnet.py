@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Num
 
-__all__ = ["MEAN", "STANDARD_DEVIATION", "ResNet", "resnet18", "resnet20", "resnet50"]
+__all__ = ["ResNet", "normalize_pixels", "resnet18", "resnet20", "resnet50"]
 
 # Statistics of ImageNet's pixels in 0..1, which the public weights expect.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -22,6 +22,19 @@ STANDARD_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 Pooling = Literal["average", "max", "sum"]
 _KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def normalize_pixels(images: Num[Array, "B H W C"]) -> Float[Array, "B H W 3"]:
+  """Pixels of 0..255, in one channel or three, by the statistics of ImageNet.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax.models.resnet import normalize_pixels
+    >>> print(normalize_pixels(jnp.zeros((1, 1, 1, 1), jnp.uint8))[0, 0, 0].round(2))
+    [-2.12 -2.04 -1.8 ]
+  """
+  mean, deviation = (s.reshape(1, 1, 1, 3) for s in (MEAN, STANDARD_DEVIATION))
+  return (images.astype(jnp.float32) / 255 - mean) / deviation  # one channel to three
 
 
 class ResNet(nn.Module):
@@ -125,8 +138,7 @@ class Backbone(nn.Module):
       axis_name=self.axis_name,
     )
     block = partial(Bottleneck if self.bottleneck else BasicBlock, norm, self.dtype)
-    # One channel broadcasts to three.
-    x = (images.astype(jnp.float32) / 255 - MEAN) / STANDARD_DEVIATION
+    x = normalize_pixels(images)
     if self.small_images:
       x = _conv(self.width, 3, self.dtype, "conv1")(x)
       x = nn.relu(norm(name="bn1")(x))

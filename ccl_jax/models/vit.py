@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Num
 
-from ccl_jax.models.resnet import MEAN, STANDARD_DEVIATION
+from ccl_jax.models.resnet import normalize_pixels
 
 __all__ = ["ViT", "frozen", "vit_base", "vit_large", "vit_small"]
 
@@ -114,7 +114,7 @@ class Backbone(nn.Module):
         f"images are {height} x {width} x {channels}: this ViT takes sides that are"
         f" multiples of {self.patch}, and 1 or 3 channels"
       )
-    x = (images.astype(jnp.float32) / 255 - MEAN) / STANDARD_DEVIATION
+    x = normalize_pixels(images)
     side = (self.patch, self.patch)
     x = nn.Conv(
       self.width, side, side, "VALID", dtype=self.dtype, name="patch_embed_proj"
@@ -161,11 +161,11 @@ class Block(nn.Module):
     y = y.reshape(*y.shape[:2], 3, self.heads, width // self.heads)
     y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
     y = dense(width, name="attn_proj")(y.reshape(x.shape)).astype(jnp.float32)
-    x = x + self.param("ls1_gamma", gain, (width,)) * y
+    x = x + self.param("ls1_gamma", gain, (width,))[None, None, :] * y
     y = nn.LayerNorm(1e-6, name="norm2")(x)
     y = nn.gelu(dense(4 * width, name="mlp_fc1")(y), approximate=False)
     y = dense(width, name="mlp_fc2")(y).astype(jnp.float32)
-    return x + self.param("ls2_gamma", gain, (width,)) * y
+    return x + self.param("ls2_gamma", gain, (width,))[None, None, :] * y
 
 
 def frozen(depth: int, trained_blocks: int | None) -> set[str]:

@@ -58,7 +58,7 @@ def mixed():
 
 @pytest.fixture(autouse=True)
 def strict_types():
-  with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+  with jax.numpy_dtype_promotion("strict"):
     yield
 
 

@@ -26,7 +26,8 @@ def test_the_features_are_the_encoders_and_the_head_lies_on_them(images):
   features = encoder.apply({"params": params["encoder"]}, images)
   found = model.apply(variables, images, method="features")
   np.testing.assert_array_equal(found, features)
-  one, two = (params[f"layers_{i}"] for i in range(2))
+  features = np.asarray(features)
+  one, two = (jax.tree.map(np.asarray, params[f"layers_{i}"]) for i in range(2))
   hidden = np.maximum(features @ one["kernel"] + one["bias"], 0)
   expected = hidden @ two["kernel"] + two["bias"]
   np.testing.assert_allclose(

@@ -228,7 +228,7 @@ def test_frozen_statistics_are_used_in_training_and_stay(tiny):
 
 
 def test_layer_norm_comes_before_the_head(tiny):
-  head = tiny.variables["params"]["head"]
+  head = jax.tree.map(np.asarray, tiny.variables["params"]["head"])
   features = oracles.features(
     oracles.random_weights(**TINY, bottleneck=False), photos(), train=False
   )[0]

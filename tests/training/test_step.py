@@ -49,7 +49,8 @@ def pull_and_push(embeddings, labels, *, memory, memory_labels):
   """A loss over the pairs of a batch and a memory."""
   rows = jnp.concatenate([unit(embeddings), unit(memory)])
   row_labels = jnp.concatenate([labels, memory_labels])
-  sign = jnp.where(labels[:, None] == row_labels, -1.0, 0.3) * (row_labels >= 0)
+  is_same = labels[:, None] == row_labels[None, :]
+  sign = jnp.where(is_same, -1.0, 0.3) * (row_labels >= 0)[None, :]
   cosines = unit(embeddings) @ rows.T
   return jnp.tanh(sign * cosines).sum(axis=1) * (labels >= 0)
 
