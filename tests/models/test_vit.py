@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ccl_jax.models import import_torch
+from ccl_jax.models import import_torch, vit
 from ccl_jax.models.vit import ViT, frozen
 from ccl_jax.training import optim
 
@@ -45,15 +45,8 @@ def test_positions_are_resampled_for_an_image_of_another_size():
   model = TINY(dim=None, tokens="mean")
   variables = variables_of(model)
   assert model.apply(variables, drawn(20)).shape == (2, 8)
-  # One position for all patches stays that position at any size.
-  positions = variables["params"]["backbone"]["pos_embed"]
-  equal = jnp.broadcast_to(positions[:, :1], positions.shape)
-  params = {**variables["params"]["backbone"], "pos_embed": equal}
-  flat = jnp.full((1, 20, 20, 3), 90, jnp.uint8)
-  large = model.apply({"params": {"backbone": params}}, flat)
-  small = model.apply({"params": {"backbone": params}}, flat[:, :12, :12])
-  # All patches are one token then, however many there are.
-  np.testing.assert_allclose(large, small, rtol=1e-4, atol=1e-5)
+  equal = vit._resampled(jnp.ones((1, 9, 2)), 3, (5, 7))
+  np.testing.assert_allclose(equal, np.ones((1, 35, 2)), rtol=1e-6)
 
 
 def test_an_image_that_patches_do_not_divide_is_refused():
