@@ -12,7 +12,7 @@ from configs.base import Config
 from configs.comparison import Comparison
 from experiments.comparison import charts, jobs, tables
 
-METRICS = ("recall@1", "map@r")
+METRICS = ("recall@1", "map@r", "loss")
 ROW = "validation classes"
 
 
