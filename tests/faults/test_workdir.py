@@ -105,18 +105,18 @@ def test_a_damaged_config_is_named(finished, capsys):
 def test_a_folder_deleted_under_its_run_is_named(
   arguments, tmp_path, capsys, monkeypatch
 ):
-  score = testing.score
+  score = testing.score_with_neighbors
 
   def delete(*args):
     shutil.rmtree(tmp_path / "run")
     return score(*args)
 
-  monkeypatch.setattr(testing, "score", delete)
+  monkeypatch.setattr(testing, "score_with_neighbors", delete)
   # No save is under way at the evaluation: it would race with the deletion itself.
   argv = arguments(steps=8, checkpoint_every=8)
   told = refused(argv, capsys)
   assert "run was deleted while the run went on: the same command starts anew" in told
-  monkeypatch.setattr(testing, "score", score)
+  monkeypatch.setattr(testing, "score_with_neighbors", score)
   train.main(argv)
   assert workdir.is_finished(tmp_path / "run")
 

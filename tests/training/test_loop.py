@@ -64,6 +64,7 @@ def run(folder, *, steps, step=adding_step, evaluate=None, **every):
         placement=place,
         num_steps=steps,
         batch_size=8,
+        learning_rate=lambda step: step / 8,
         evaluate=evaluate,
         log=log,
         checkpoints=saved,
@@ -92,6 +93,8 @@ def test_it_trains_logs_evaluates_and_saves(tmp_path):
   assert seen == [5, 10, 11]
   assert [e["step"] for e in events(tmp_path, "train")] == [2, 4, 6, 8, 10]
   assert [e["loss"] for e in events(tmp_path, "train")] == [3, 10, 21, 36, 55]
+  rates = [e["learning_rate"] for e in events(tmp_path, "train")]
+  assert rates == [1 / 8, 3 / 8, 5 / 8, 7 / 8, 9 / 8]  # of the step that was taken
   assert events(tmp_path, "validation")[0]["recall@1"] == 0.25
   assert all(e["images_per_second"] > 0 for e in events(tmp_path, "train"))
   saved, position = newest(tmp_path)
