@@ -68,6 +68,7 @@ def write_report(
   queries: Neighbors | None = None,
   centers: CenterMap | None = None,
   cells: Cells | None = None,
+  warnings: Sequence[str] = (),
 ) -> None:
   """Writes a run's page: one HTML file without outside references.
 
@@ -81,11 +82,13 @@ def write_report(
     queries: test pictures with their neighbors.
     centers: trained class centers, for the map.
     cells: accuracy by class and misleading attribute.
+    warnings: sentences about what the page lacks, shown at its top.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
   parts = [
     _headline(name, result),
+    "".join(f"<p class='warning'>{html.escape(told)}</p>" for told in warnings),
     _curves_section(events),
     _cells_section(cells),
     _queries_section(queries),
