@@ -147,14 +147,17 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
   start = 8 + int.from_bytes(data[:8], "little")
   if start > len(data):
     raise ValueError("it starts like no kind of weights file")
-  header, body = json.loads(data[8:start]), data[start:]
-  tensors = {}
+  header, body = json.loads(data[8:start]), memoryview(data)[start:]
+  tensors, total = {}, 0
   for name, entry in header.items():
     if name == "__metadata__":
       continue
     first, last = entry["data_offsets"]
-    if last > len(body):
-      raise ValueError(f"{name} should end at byte {last} of {len(body)}")
+    if not 0 <= first <= last <= len(body):
+      raise ValueError(f"{name} lies at bytes {first} to {last} of {len(body)}")
+    total += last - first
+    if total > len(body):  # many names for the same bytes would be many copies
+      raise ValueError(f"its tensors are larger than its {len(body)} bytes")
     flat = np.frombuffer(body[first:last], _SAFETENSORS_TYPES[entry["dtype"]])
     tensors[name] = flat.reshape(entry["shape"])
   return tensors
