@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from ccl_jax.vectors import widen
+from ccl_jax.vectors import check_arrays
 
 __all__ = [
   "as_classes",
@@ -49,8 +49,8 @@ def check_labels(labels: Int[Array, " B"] | np.ndarray, num_classes: int) -> Non
 
 def drop_padding(
   embeddings: Num[Array, "B D"], labels: Int[Array, " B"]
-) -> Float[Array, "B D"]:
-  """Widens to float32, and sets padding rows to zero even where they hold NaN.
+) -> Num[Array, "B D"]:
+  """Sets padding rows to zero, even where they hold NaN.
 
   To mask the loss alone is not enough: its gradient would hold 0 * NaN = NaN.
 
@@ -66,10 +66,12 @@ def drop_padding(
      [3. 4.]]
   """
   _check_integers(labels)
+  check_arrays(embeddings=embeddings)
   if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
     given = f"embeddings {embeddings.shape} and labels {labels.shape}"
     raise ValueError(f"{given}: expected [B, D] and [B]")
-  return jnp.where(labels[:, None] < 0, 0.0, widen(embeddings))
+  zero = jnp.zeros((), embeddings.dtype)
+  return jnp.where(labels[:, None] < 0, zero, embeddings)
 
 
 def as_classes(labels: Int[Array, " B"], num_classes: int) -> Int[Array, " B"]:

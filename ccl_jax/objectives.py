@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from ccl_jax import centers, losses
 from ccl_jax.class_mesh import ClassMesh
 from ccl_jax.labels import drop_padding, mask_loss
-from ccl_jax.vectors import unit
+from ccl_jax.vectors import unit, widen
 
 __all__ = [
   "Memory",
@@ -290,7 +290,7 @@ def with_memory(
       memory_labels=jnp.where(state.steps < warmup_steps, -1, state.labels),
     )
     values = _values(contrast, (embeddings, batch["label"]), axis_name)
-    rows = drop_padding(_once_read(embeddings, values), batch["label"])
+    rows = widen(drop_padding(_once_read(embeddings, values), batch["label"]))
     rows, labels = _gather((rows, batch["label"]), axis_name)
     if len(labels) > size:
       raise ValueError(
@@ -329,7 +329,7 @@ def with_classifier(num_classes: int, dim: int) -> Objective:
   def apply(params, state, embeddings, batch, key=None):
     del key
     labels = batch["label"]
-    logits = drop_padding(embeddings, labels) @ params["kernel"]
+    logits = widen(drop_padding(embeddings, labels)) @ params["kernel"]
     logits += params["bias"][None, :]
     own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
     values = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * own, axis=-1)

@@ -1,14 +1,19 @@
 """Vectors as directions: widened to float32, and scaled to unit length."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-__all__ = ["EPSILON", "check_dims", "unit", "unit_rows", "widen"]
+__all__ = ["EPSILON", "check_arrays", "check_dims", "unit", "unit_rows", "widen"]
 
 # Shorter rows are not scaled to unit length; this bounds the gradient of `unit`.
 EPSILON = 1e-6
+# The same for float16, whose largest number is 65504: the gradient of a loss of scale
+# 64 is up to 128 for a row of unit length. Our choice.
+EPSILON_HALF = 2e-3
 
 
 def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
@@ -26,7 +31,9 @@ def widen(array: Num[Array, "..."]) -> Float[Array, "..."]:
 def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
   """Scales rows to unit length, in float32 at least; a zero row stays zero.
 
-  `v / max(|v|, eps)` has a NaN gradient at v = 0; this form has a finite one.
+  `v / max(|v|, eps)` has a NaN gradient at v = 0; this form has a finite one. Rows of
+  float16 below `EPSILON_HALF` are not scaled either, since their gradient, which is
+  float16 too, would be infinite.
 
   Example:
     >>> import jax.numpy as jnp
@@ -35,9 +42,17 @@ def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
     [[0.6 0.8]
      [0.  0. ]]
   """
+  epsilon = EPSILON_HALF if vectors.dtype == jnp.float16 else EPSILON
   vectors = widen(vectors)
   squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-  return vectors * jax.lax.rsqrt(jnp.maximum(squared, EPSILON**2))
+  # Where the square of a finite row is infinite, the row is made smaller before.
+  down = 2.0 ** -int(0.6 * float(jnp.finfo(vectors.dtype).maxexp))
+  smaller = vectors * down
+  overflows = ~jnp.isfinite(squared)
+  again = jnp.sum(smaller * smaller, axis=-1, keepdims=True)
+  again = jnp.where(overflows, again, 1.0)  # or its gradient would be infinite
+  length = jnp.where(overflows, again, jnp.maximum(squared, epsilon**2))
+  return vectors * jnp.where(overflows, down, 1.0) * jax.lax.rsqrt(length)
 
 
 def unit_rows(
@@ -74,6 +89,26 @@ def unit_rows(
   return rows
 
 
+def check_arrays(**arrays: Any) -> None:
+  """Raises where something is no array of real numbers with an axis at least.
+
+  Args:
+    **arrays: name -> what was given.
+
+  Raises:
+    ValueError: naming the first that is not, with its type or shape.
+  """
+  for name, array in arrays.items():
+    kind = getattr(array, "dtype", None)
+    if not isinstance(array, jax.Array | np.ndarray) or not (
+      jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    ):
+      given = type(array).__name__ if kind is None else kind
+      raise ValueError(f"{name}: expected an array of numbers, got {given}")
+    if array.ndim == 0:
+      raise ValueError(f"{name}: expected an array [..., D], got a single number")
+
+
 def check_dims(**arrays: Num[Array | np.ndarray, "..."]) -> None:
   """Raises where vectors that are to be compared differ in length.
 
@@ -91,6 +126,7 @@ def check_dims(**arrays: Num[Array | np.ndarray, "..."]) -> None:
       ...
     ValueError: queries (2, 3) and gallery (5, 4) differ in dimension, their last axis
   """
+  check_arrays(**arrays)
   if len({array.shape[-1] for array in arrays.values()}) > 1:
     shapes = " and ".join(f"{name} {array.shape}" for name, array in arrays.items())
     raise ValueError(f"{shapes} differ in dimension, their last axis")

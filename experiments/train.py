@@ -84,7 +84,7 @@ def train(config: Config, folder: Path) -> None:
   # Slow to import, and not needed to refuse a mistyped field.
   from ccl_jax.training.loop import NonFiniteLoss, Stopped
 
-  with contextlib.ExitStack() as held:
+  with processes.ending_together(), contextlib.ExitStack() as held:
     with exit_on_bad_input():
       if processes.is_first():
         held.enter_context(workdir.hold(folder))
@@ -100,9 +100,18 @@ def train(config: Config, folder: Path) -> None:
         print(f"{stop} of {config.steps}, saved; the same command again goes on")
       sys.exit(128 + stop.signal_number)
     except Exception as error:
-      if told := workdir.what_ended(error, folder):
+      if told := what_ended(error, folder):
         command_line.fail(told)
       raise
+
+
+def what_ended(error: BaseException, folder: Path) -> str | None:
+  """One line where it was the disk or a picture that ended a run, and no defect."""
+  from ccl_jax.data.examples import UnreadableImage
+
+  if isinstance(error, UnreadableImage):
+    return str(error)
+  return workdir.what_ended(error, folder)
 
 
 def prepare(config: Config, folder: Path) -> Prepared:
@@ -140,19 +149,22 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
     NonFiniteLoss, Stopped: see `ccl_jax.training.loop.fit`.
   """
   from ccl_jax.training.checkpoint import Checkpoints
-  from ccl_jax.training.loop import fit
+  from ccl_jax.training.loop import NonFiniteLoss, Stopped, fit
   from ccl_jax.training.run_log import RunLog
   from experiments.run import assemble, show, testing
 
   data, run, _, batches = prepared
 
   with (
-    processes.end_with_the_others(),
     Checkpoints(
       folder / workdir.CHECKPOINTS,
       keep=config.keep_checkpoints,
       num_classes=data.train.num_classes,
     ) as saved,
+    # Within the checkpoints, whose end waits for those of the other processes.
+    processes.ending_together(
+      lambda error: what_ended(error, folder), in_order=(NonFiniteLoss, Stopped)
+    ),
   ):
     state = resume(config, folder, prepared, saved)
     log_folder = folder if processes.is_first() else None
@@ -165,22 +177,23 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
         log.picture("validation/neighbors", int(state.step), sheet)
         return metrics
 
-      state = fit(
-        state,
-        run.train_step,
-        batches,
-        placement=run.placement,
-        num_steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=assemble.learning_rate(config),
-        evaluate=evaluate if data.validation else None,
-        log=log,
-        checkpoints=saved,
-        log_every=config.log_every,
-        eval_every=config.eval_every,
-        checkpoint_every=config.checkpoint_every,
-        profile_steps=config.profile_steps,
-      )
+      with processes.stopping_together():
+        state = fit(
+          state,
+          run.train_step,
+          batches,
+          placement=run.placement,
+          num_steps=config.steps,
+          batch_size=config.batch_size,
+          learning_rate=assemble.learning_rate(config),
+          evaluate=evaluate if data.validation else None,
+          log=log,
+          checkpoints=saved,
+          log_every=config.log_every,
+          eval_every=config.eval_every,
+          checkpoint_every=config.checkpoint_every,
+          profile_steps=config.profile_steps,
+        )
       show.tell(f"searching {len(data.test):,} test pictures")
       tested = testing.test(config, run.embed, state, data)
       log.write("test", config.steps, tested.metrics)
@@ -218,17 +231,10 @@ def resume(
 def warn_of_lost_events(config: Config, folder: Path, step: int) -> None:
   """Says where metrics.jsonl was deleted or emptied while the checkpoints went on."""
   from ccl_jax.training.run_log import read_events
+  from experiments.run import show
 
-  path = folder / "metrics.jsonl"
-  logged = {e["step"] for e in read_events(path) if e["event"] == "train"}
-  due = range(config.log_every, step + 1, config.log_every)
-  if lost := [number for number in due if number not in logged]:
-    print(
-      f"warning: {path} lacks the events of {len(lost)} of {len(due)} logged steps up"
-      f" to step {step}, the first is step {lost[0]}: they were deleted, and the "
-      "report's curves and seconds lack them",
-      file=sys.stderr,
-    )
+  for told in show.lost_events(config, read_events(folder / "metrics.jsonl"), step):
+    print(f"warning: {folder}: {told}", file=sys.stderr)
 
 
 def write_results(config: Config, folder: Path, data: "Data", trained: Trained) -> None:

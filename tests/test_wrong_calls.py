@@ -45,6 +45,27 @@ def applied(objective, batch):
       lambda: losses.contex(Z, Y, Y[:3]),
       "labels (6,) and images (3,): expected [B] each",
     ),
+    # What is no array of numbers.
+    (
+      lambda: losses.triplet([[1.0, 0.0]] * 6, Y),
+      "embeddings: expected an array of numbers, got list",
+    ),
+    (
+      lambda: losses.cosface(Z, Y, "proxies"),
+      "class_vectors: expected an array of numbers, got str",
+    ),
+    (
+      lambda: losses.soft_triple(Z, Y, None),
+      "centers: expected an array of numbers, got NoneType",
+    ),
+    (
+      lambda: losses.center_loss(Z > 0, Y, C),
+      "embeddings: expected an array of numbers, got bool",
+    ),
+    (
+      lambda: losses.proxy_anchor(Z[0, 0], Y, C),
+      "embeddings: expected an array [..., D], got a single number",
+    ),
     # Types of labels.
     (
       lambda: ccl(Z, Y * 1.0, BANK),

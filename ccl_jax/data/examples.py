@@ -28,6 +28,14 @@ class Source(Protocol):
 
 
 # Cuts an opened picture to a size at a random place, as `views.random_resized_crop`.
+# Larger pictures are refused before they are decoded: 300 MB of RGB. Our choice.
+MOST_PIXELS = 10**8
+
+
+class UnreadableImage(ValueError):
+  """A picture is missing, damaged or too large; the message names it."""
+
+
 Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -130,15 +138,19 @@ class Examples:
     return len(self.indices)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    """{"image": u8[H,W,C], "label": i32}; ValueError names an unreadable image."""
+    """{"image": u8[H,W,C], "label": i32}; or raises `UnreadableImage`."""
     with self._opened(index) as image:
       pixels = image if isinstance(image, np.ndarray) else self._pixels(image)
     return {"image": pixels, "label": self.labels[index]}
 
   def check(self, index: int) -> None:
-    """Reads only an image's header; ValueError names an unreadable image."""
-    with self._opened(index):
-      pass
+    """Reads an image's header and its end; raises `UnreadableImage`.
+
+    An image is decoded only where its end looks as if it was cut short.
+    """
+    with self._opened(index) as image:
+      if isinstance(image, Image.Image) and not _is_ended(image):
+        image.load()
 
   @contextlib.contextmanager
   def _opened(self, index: int) -> Iterator[np.ndarray | Image.Image]:
@@ -150,10 +162,14 @@ class Examples:
         yield image
       else:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as it:
+          if it.width * it.height > MOST_PIXELS:
+            raise ValueError(
+              f"{it.width} x {it.height} pixels are more than {MOST_PIXELS:,}"
+            )
           yield it
     except Exception as error:  # Pillow raises a dozen kinds on damaged files.
       name = image if isinstance(image, str | os.PathLike) else f"record {record}"
-      raise ValueError(
+      raise UnreadableImage(
         f"cannot read image {name} of class {self.class_names[self.labels[index]]}"
         f" ({error}): replace or delete it"
       ) from error
@@ -255,6 +271,18 @@ class Examples:
     if self.groups is None:
       return self
     return self.rows(np.sort(np.unique(self.groups, return_index=True)[1]))
+
+
+def _is_ended(picture: Image.Image) -> bool:
+  """Whether a JPEG or PNG ends as these do; other formats are not looked at."""
+  mark = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(picture.format or "", b"")
+  file: Any = picture.fp  # pyright: ignore[reportAttributeAccessIssue]
+  place = file.tell()
+  file.seek(0, os.SEEK_END)
+  file.seek(max(file.tell() - 64, 0))
+  end = file.read()
+  file.seek(place)
+  return mark in end
 
 
 def _central(picture: Image.Image, size: int, side: int) -> Image.Image:

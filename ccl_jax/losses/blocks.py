@@ -149,8 +149,8 @@ def contrast(
     over.get("sample_rate", 1.0),
   )
   key = _check(how, over.get("key"))
-  num_classes = _num_classes(class_vectors, how.mesh)
   check_dims(embeddings=embeddings, class_vectors=class_vectors)
+  num_classes = _num_classes(class_vectors, how.mesh)
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, class_vectors).dtype))
   classes = jnp.clip(as_classes(labels, num_classes), 0, num_classes - 1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from ccl_jax.labels import drop_padding, mask_loss
 from ccl_jax.losses.blocks import Contrast, Over, contrast
-from ccl_jax.vectors import check_dims, unit
+from ccl_jax.vectors import check_arrays, check_dims, unit
 
 __all__ = [
   "arcface",
@@ -329,6 +329,7 @@ def soft_triple(
     2019, Eqs. 8 and 10, https://arxiv.org/abs/1909.05235, and
     https://github.com/idstcv/SoftTriple
   """
+  check_arrays(centers=centers)
   if centers.ndim != 3:
     raise ValueError(f"centers {centers.shape}: expected [K, C, D], C vectors a class")
   check_dims(embeddings=embeddings, centers=centers)

@@ -71,6 +71,7 @@ def write_report(
   centers: CenterMap | None = None,
   cells: Cells | None = None,
   error_rates: ErrorRates | None = None,
+  warnings: Sequence[str] = (),
 ) -> None:
   """Writes a run's page: one HTML file without outside references.
 
@@ -85,11 +86,13 @@ def write_report(
     centers: trained class centers, for the map.
     cells: accuracy by class and misleading attribute.
     error_rates: of thresholds on the cosine of two test pictures.
+    warnings: sentences about what the page lacks, shown at its top.
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
   parts = [
     _headline(name, result),
+    "".join(f"<p class='warning'>{html.escape(told)}</p>" for told in warnings),
     _curves_section(events),
     _cells_section(cells),
     _error_rates_section(error_rates),

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import inspect
 import re
@@ -38,10 +39,18 @@ def exit_on_bad_input() -> Iterator[None]:
     fail(" ".join(str(error).split()))
 
 
+class Failed(SystemExit):
+  """The end of the program, once its reason is printed; `told` is the reason."""
+
+  def __init__(self, told: str, code: int):
+    super().__init__(code)
+    self.told, self.exit_code = told, code
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
   """Prints one line and ends the program."""
   print(f"error: {message}", file=sys.stderr)
-  sys.exit(code)
+  raise Failed(message, code)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,10 +135,13 @@ def load_config(path: str, overrides: dict[str, str]) -> Config:
     overrides: full name of a field -> value as written on the command line.
 
   Raises:
-    InputError: for a missing file, an unknown field (naming the nearest), or a value of
-      the wrong type.
+    InputError: for a file that is missing or no config, an unknown field (naming the
+      nearest), or a value of the wrong type.
   """
-  config, hints, values = load_module(path).get_config(), base.hints(), {}
+  module, hints, values = load_module(path), base.hints(), {}
+  if not callable(getattr(module, "get_config", None)):
+    raise InputError(f"--config={path} defines no get_config(); see configs/glyphs.py")
+  config = module.get_config()
   for name, text in overrides.items():
     if name not in hints:
       raise InputError(f"unknown config field {name}{_nearest_field(name, hints)}")
@@ -141,14 +153,19 @@ def load_module(path: str) -> Any:
   """The module of a config file.
 
   Raises:
-    InputError: for a missing file.
+    InputError: for a missing file, or one that does not run.
   """
   if not Path(path).is_file():
     raise InputError(f"--config={path}: no such file; configs/glyphs.py is one")
-  spec = importlib.util.spec_from_file_location("config", path)
+  loader = importlib.machinery.SourceFileLoader("config", path)  # of any extension
+  spec = importlib.util.spec_from_file_location("config", path, loader=loader)
   assert spec and spec.loader
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    told = f"{type(error).__name__}: {error}"
+    raise InputError(f"--config={path} is no Python file that runs ({told})") from error
   return module
 
 

@@ -66,6 +66,7 @@ def write_report(
     centers=centers,
     cells=None if cells is None else figures.Cells(**cells),
     error_rates=calibration and error_rates(calibration),
+    warnings=lost_events(config, events, config.steps),
   )
 
 
@@ -74,6 +75,22 @@ def error_rates(calibration: retrieval.Calibration) -> figures.ErrorRates:
   return figures.ErrorRates(
     **calibration._asdict(), eer=calibration.eer, chosen=testing.chosen(calibration)
   )
+
+
+def lost_events(
+  config: Config, events: Sequence[dict[str, Any]], step: int
+) -> list[str]:
+  """A sentence where metrics.jsonl was deleted or emptied in a run; else nothing."""
+  logged = {event["step"] for event in events if event["event"] == "train"}
+  due = range(config.log_every, step + 1, config.log_every)
+  lost = [number for number in due if number not in logged]
+  if not lost:
+    return []
+  return [
+    f"metrics.jsonl lacks the events of {len(lost)} of {len(due)} logged steps up to"
+    f" step {step}, the first is step {lost[0]}: they were deleted, and the report's"
+    " curves and seconds lack them"
+  ]
 
 
 def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> page.Neighbors:

@@ -6,9 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ccl_jax.data.sources import glyphs
+from ccl_jax.data.sources import folder, glyphs
+from experiments import train
 from tests.data import small_fonts
+from tests.faults.test_workdir import refused
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,34 @@ def test_what_a_killed_build_left_is_deleted_after_a_day(whole, copy):
   os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
   glyphs.load(copy, fonts=whole / "fonts")
   assert new.exists() and not old.exists()
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_a_picture_that_was_cut_short_is_found_before_training(
+  pictures, tmp_path, extension
+):
+  paths = [tmp_path / f"{name}.{extension}" for name in ("whole", "cut")]
+  for path in paths:
+    Image.open(pictures / "class_00" / "0.png").save(path)
+  folder.verify(folder.unlabeled(tmp_path, image_size=32))
+  damage(paths[1], "cut")
+  with pytest.raises(ValueError, match=f"cannot read image .*cut.{extension}"):
+    folder.verify(folder.unlabeled(tmp_path, image_size=32))
+
+
+def test_a_picture_damaged_during_training_is_one_line(
+  arguments, pictures, tmp_path, monkeypatch, capsys
+):
+  images = tmp_path / "pictures"
+  shutil.copytree(pictures, images)
+  prepare = train.prepare
+
+  def damage_later(*args):
+    prepared = prepare(*args)
+    for path in images.rglob("*.png"):
+      damage(path, "cut")
+    return prepared
+
+  monkeypatch.setattr(train, "prepare", damage_later)
+  told = refused(arguments(**{"data.images": images, "steps": 4}), capsys)
+  assert "cannot read image" in told and "replace or delete it" in told

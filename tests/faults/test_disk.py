@@ -5,9 +5,11 @@ import os
 
 import pytest
 
+from ccl_jax.data.sources import glyphs
 from ccl_jax.training.checkpoint import Checkpoints
 from experiments import train
 from experiments.run import workdir
+from tests.data import small_fonts
 from tests.faults.test_workdir import refused
 
 
@@ -20,6 +22,21 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_read(
     f"error: {tmp_path} is no folder that can be written to: give another --workdir"
   )
   assert not any(tmp_path.iterdir())
+
+
+def test_a_data_dir_that_cannot_be_written_to_is_told_before_a_dataset_is_drawn(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "fonts").mkdir()
+  small_fonts.write(tmp_path / "fonts")
+  data, access = tmp_path / "data", os.access
+  data.mkdir()
+  monkeypatch.setattr(
+    os, "access", lambda path, mode: access(path, mode) and str(path) != str(data)
+  )
+  with pytest.raises(ValueError, match=f"{data} is no folder that can be written to"):
+    glyphs.load(data, fonts=tmp_path / "fonts")
+  assert not any(data.iterdir())
 
 
 def test_a_file_in_the_place_of_a_folder_is_one_line(arguments, tmp_path, capsys):

@@ -127,5 +127,7 @@ def test_a_log_that_was_emptied_is_told(finished, capsys):
   (folder / "metrics.jsonl").write_text("")
   (folder / "result.json").unlink()
   train.main(argv)
-  assert "lacks the events of 4 of 4 logged steps" in capsys.readouterr().err
+  lacks = "lacks the events of 4 of 4 logged steps"
+  assert lacks in capsys.readouterr().err
+  assert lacks in (folder / "report.html").read_text()
   (folder / "metrics.jsonl").write_text(lines)

@@ -177,6 +177,5 @@ def load(
 
   with tfds_images.named_when_damaged(data_dir, BiasedGlyphs.name):
     builder = BiasedGlyphs(rho=rho, data_dir=data_dir)
-    tfds_images.sweep(builder)
-    builder.download_and_prepare()
+    tfds_images.prepare(builder)
     return read(builder, "train"), read(builder, "test")

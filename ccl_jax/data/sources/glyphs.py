@@ -180,8 +180,7 @@ def load(
   """
   with tfds_images.named_when_damaged(data_dir, Glyphs.name):
     builder = Glyphs(fonts=fonts, data_dir=data_dir)
-    tfds_images.sweep(builder)
-    builder.download_and_prepare()
+    tfds_images.prepare(builder)
     return _read(builder, "train"), _read(builder, "test")
 
 

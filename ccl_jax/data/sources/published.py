@@ -188,6 +188,7 @@ class Prepared:
 
   def __init__(self, folder: pathlib.Path):
     self.path = folder
+    tfds_images.check_features(folder)
     builder: Any = tfds.builder_from_directory(folder)
     if builder.info.file_format.value != "array_record":
       raise ValueError(
@@ -262,8 +263,7 @@ def load(
   """
   with tfds_images.named_when_damaged(data_dir, benchmark.name):
     builder = benchmark(images=images, classes=classes, data_dir=data_dir)
-    tfds_images.sweep(builder)
-    builder.download_and_prepare()
+    tfds_images.prepare(builder)
     return _read_splits(builder, image_size, channels)
 
 

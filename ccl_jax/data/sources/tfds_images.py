@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -16,6 +17,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from ccl_jax.data.examples import Decoded, Examples
+
+_FEATURES = "tensorflow_datasets.core.features."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,11 +71,13 @@ def open_builder(
   name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
   """The dataset of a name, prepared where it is not; errors are those of `load`."""
+  root: Any = data_dir or tfds.core.constants.DATA_DIR  # pyright: ignore
+  check_features(pathlib.Path(root, name.split(":")[0].split("/")[0]))
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     # Without this, TFDS would open its download folder for a dataset it only reads.
     if not any(builder.info.splits or ()):
-      builder.download_and_prepare()
+      prepare(builder)
   except Exception as error:  # of the network, TensorFlow, the format, the name
     place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     raise ValueError(
@@ -82,6 +87,33 @@ def open_builder(
       " the folder it makes there"
     ) from error
   return builder
+
+
+def check_features(folder: pathlib.Path) -> None:
+  """Refuses a dataset that would import code, before TFDS reads it.
+
+  A features.json names the Python class of each feature, and TFDS imports its module.
+  Those of TFDS itself are all that its datasets and ours need.
+
+  Raises:
+    ValueError: naming the file and the first class of another package.
+  """
+  for path in folder.expanduser().rglob("features.json"):
+
+    def check(pairs: list[tuple[str, Any]], path: pathlib.Path = path) -> None:
+      for key, value in pairs:
+        is_class = key in ("type", "pythonClassName", "python_class_name")
+        if is_class and isinstance(value, str) and not value.startswith(_FEATURES):
+          raise ValueError(
+            f"{path} names {value}, which is no feature of tensorflow_datasets, and to"
+            " read it would run that code: make the dataset anew from its images"
+          )
+
+    try:
+      # As pairs, since a name given twice would hide the first.
+      json.loads(path.read_bytes(), object_pairs_hook=check)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+      continue  # TFDS refuses it too, and says how to mend it
 
 
 def read(
@@ -145,7 +177,26 @@ def named_when_damaged(data_dir: str | os.PathLike | None, name: str) -> Iterato
     ) from error
 
 
-def sweep(builder: tfds.core.DatasetBuilder) -> None:
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+  """Writes a dataset to its folder, unless it is there.
+
+  Raises:
+    ValueError: if nothing can be written there, before anything is made.
+  """
+  _sweep(builder)
+  folder = pathlib.Path(builder.data_dir)
+  if not folder.exists():
+    while not folder.exists() and folder != folder.parent:
+      folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+      raise ValueError(
+        f"{folder} is no folder that can be written to, and {builder.name} is to be"
+        " built there: give another data_dir"
+      )
+  builder.download_and_prepare()
+
+
+def _sweep(builder: tfds.core.DatasetBuilder) -> None:
   """Deletes what builds left behind that were killed more than a day ago."""
   yesterday = time.time() - 24 * 3600
   for path in pathlib.Path(builder.data_dir).parent.glob("incomplete.*"):

@@ -250,3 +250,18 @@ def test_every_config_makes_an_objective(path):
   for config in configs:
     assert assemble.make_objective(config, 10, None).apply
   assert re.search(r"Command: python -m experiments\.\w+ --config", path.read_text())
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("no python", "is no Python file that runs (SyntaxError: "),
+    ("import nowhere", "(ModuleNotFoundError: No module named 'nowhere')"),
+    ("STEPS = 3", "defines no get_config(); see configs/glyphs.py"),
+  ],
+)
+@pytest.mark.parametrize("name", ["config.py", "config.txt"])
+def test_a_file_that_is_no_config_is_one_line(tmp_path, capsys, name, text, message):
+  (tmp_path / name).write_text(text)
+  argv = [f"--config={tmp_path / name}", f"--workdir={tmp_path / 'run'}"]
+  assert message in refusal(train.main, argv, capsys)

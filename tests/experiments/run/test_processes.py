@@ -12,19 +12,31 @@ import pytest
 
 from ccl_jax.training.run_log import read_events
 from experiments import train
+from experiments.run import workdir
 from tests.experiments.test_train import KILLED_AT, ROOT, TIMES
 
-# A lost process is missed sooner than in a job, so that the test need not wait.
-SOON = """
-from experiments.run import processes
-processes.HEARTBEAT_TIMEOUT = 10
+# Trains in a process that sends itself a signal as it reads its data.
+SIGNALED = """
+import os, sys
+from experiments import train
+from experiments.run import datasets
+
+load = datasets.load_data
+
+def load_data(config):
+  os.kill(os.getpid(), int(sys.argv[1]))
+  return load(config)
+
+if sys.argv[1] != "0":
+  datasets.load_data = load_data
+train.main(sys.argv[2:])
 """
 
 
-def start(argv, *, killed_at):
+def start(argv, code, number):
   """A process of its own, with one device."""
   return subprocess.Popen(
-    [sys.executable, "-c", SOON + KILLED_AT, str(killed_at), *argv],
+    [sys.executable, "-c", code, str(number), *argv],
     cwd=ROOT,
     env={**os.environ, "XLA_FLAGS": ""},
     stdout=subprocess.PIPE,
@@ -50,14 +62,12 @@ def test_a_lost_process_ends_the_other_and_one_process_goes_on_to_the_same_numbe
   train.main(arguments(workdir=tmp_path / "whole", **fields))  # on eight devices
   argv = arguments(workdir=tmp_path / "two", **fields)
   job = [*argv, f"--coordinator=localhost:{free_port()}", "--num-processes=2"]
-  first = start([*job, "--process-id=0"], killed_at=-1)
-  second = start([*job, "--process-id=1"], killed_at=10)
+  first = start([*job, "--process-id=0"], KILLED_AT, -1)
+  second = start([*job, "--process-id=1"], KILLED_AT, 10)
   _, told = second.communicate(timeout=300)
   assert second.returncode == -signal.SIGKILL, told
   _, told = first.communicate(timeout=60)
-  # JAX itself may notice first, says so too, and aborts.
-  assert first.returncode in (1, -signal.SIGABRT)
-  assert re.search("process 0 of 2 lost another one|another task died", told), told
+  assert first.returncode == 1 and "error: process 1 of 2 was lost" in told, told
 
   train.main(argv)
   told = capsys.readouterr().err
@@ -72,6 +82,74 @@ def test_a_lost_process_ends_the_other_and_one_process_goes_on_to_the_same_numbe
       assert event[name] == pytest.approx(expected[name], rel=1e-4), (name, event)
   result = json.loads((tmp_path / "two" / "result.json").read_text())
   assert result["steps"] == 12
+
+
+def told_by(process):
+  """The one line with which a process ends."""
+  _, told = process.communicate(timeout=120)
+  lines = [line for line in told.splitlines() if line.startswith("error: ")]
+  assert len(lines) == 1 and "Traceback" not in told, told
+  return lines[0]
+
+
+def test_a_process_alone_says_whom_it_waits_for_and_gives_up(arguments):
+  first, second = free_port(), free_port()
+  jobs = {
+    f"process 1 to connect to localhost:{first}": (first, 0),
+    f"process 0 to listen at localhost:{second} ([Errno": (second, 1),
+  }
+  alone = [
+    start(
+      [
+        *arguments(),
+        f"--coordinator=localhost:{port}",
+        "--num-processes=2",
+        f"--process-id={index}",
+        "--wait=2",
+      ],
+      SIGNALED,
+      0,
+    )
+    for port, index in jobs.values()
+  ]
+  for process, whom in zip(alone, jobs, strict=True):
+    told = told_by(process)
+    assert told.startswith(f"error: gave up after 2 s of waiting for {whom}"), told
+    assert process.returncode == 2
+
+
+def test_a_port_in_use_is_named(arguments):
+  with socket.create_server(("", 0)) as taken:
+    port = taken.getsockname()[1]
+    job = [f"--coordinator=localhost:{port}", "--num-processes=2", "--process-id=0"]
+    told = told_by(start([*arguments(), *job], SIGNALED, 0))
+  assert f"error: --coordinator=localhost:{port}: process 0 cannot listen" in told
+
+
+@pytest.mark.parametrize(
+  ("ending", "number"), [(0, signal.SIGTERM), (1, signal.SIGKILL)]
+)
+def test_a_process_that_ends_in_set_up_ends_the_other(arguments, ending, number):
+  job = [*arguments(), f"--coordinator=localhost:{free_port()}", "--num-processes=2"]
+  both = [
+    start([*job, f"--process-id={i}"], SIGNALED, number if i == ending else 0)
+    for i in (0, 1)
+  ]
+  told = told_by(both[1 - ending])
+  assert told.startswith(f"error: process {ending} of 2 was lost"), told
+  assert [process.wait() for process in both] == (
+    [-number, 1] if ending == 0 else [1, -number]
+  )
+
+
+def test_a_refused_first_process_leaves_no_other_waiting(arguments, tmp_path):
+  job = [*arguments(), f"--coordinator=localhost:{free_port()}", "--num-processes=2"]
+  with workdir.hold(tmp_path / "run"):
+    both = [start([*job, f"--process-id={i}"], SIGNALED, 0) for i in (0, 1)]
+    told = [told_by(process) for process in both]
+  assert "run is in use by process" in told[0]
+  assert told[1].startswith("error: process 0 of 2 ended: ") and "in use" in told[1]
+  assert [process.returncode for process in both] == [2, 2]
 
 
 @pytest.mark.parametrize(
