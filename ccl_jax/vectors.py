@@ -97,6 +97,12 @@ def check_arrays(**arrays: Any) -> None:
 
   Raises:
     ValueError: naming the first that is not, with its type or shape.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import vectors
+    >>> print(vectors.check_arrays(embeddings=np.ones((2, 3))))
+    None
   """
   for name, array in arrays.items():
     kind = getattr(array, "dtype", None)

@@ -33,7 +33,13 @@ MOST_PIXELS = 10**8
 
 
 class UnreadableImage(ValueError):
-  """A picture is missing, damaged or too large; the message names it."""
+  """A picture is missing, damaged or too large; the message names it.
+
+  Example:
+    >>> from ccl_jax.data.examples import UnreadableImage
+    >>> print(issubclass(UnreadableImage, ValueError))
+    True
+  """
 
 
 Crop = Callable[[Image.Image, np.random.Generator], Image.Image]

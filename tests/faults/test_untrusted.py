@@ -46,7 +46,7 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path, entries):
   header = json.dumps({f"t{n}": entry for n in range(entries)}).encode()
   path = tmp_path / "weights.safetensors"
   path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1000))
-  with pytest.raises(ValueError, match="tensors are larger than its 1000 bytes"):
+  with pytest.raises(ValueError, match="invalid offset for tensor"):
     import_torch.read(path)
 
 
@@ -55,7 +55,7 @@ def test_offsets_before_the_first_byte_are_refused(tmp_path):
   header = json.dumps({"t": entry}).encode()
   path = tmp_path / "weights.safetensors"
   path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-  with pytest.raises(ValueError, match="t lies at bytes -4 to 8 of 8"):
+  with pytest.raises(ValueError, match="integer `-4`"):
     import_torch.read(path)
 
 
