@@ -27,7 +27,6 @@ class Source(Protocol):
     """A dict whose "image" is encoded bytes, a path, or u8[H,W] or u8[H,W,C]."""
 
 
-# Cuts an opened picture to a size at a random place, as `views.random_resized_crop`.
 # Larger pictures are refused before they are decoded: 300 MB of RGB. Our choice.
 MOST_PIXELS = 10**8
 
@@ -42,6 +41,7 @@ class UnreadableImage(ValueError):
   """
 
 
+# Cuts an opened picture to a size at a random place, as `views.random_resized_crop`.
 Crop = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 

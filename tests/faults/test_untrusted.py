@@ -64,8 +64,8 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
 ):
   monkeypatch.setattr(examples, "MOST_PIXELS", 32 * 31)
   Image.new("L", (32, 32)).save(tmp_path / "large.png")
-  monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("was decoded"))
   pictures = folder.unlabeled(tmp_path, image_size=32)
+  monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("was decoded"))
   with pytest.raises(ValueError, match="large.png .*32 x 32 pixels are more than 992"):
     folder.verify(pictures)
 
