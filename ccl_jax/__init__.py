@@ -1,9 +1,13 @@
 """Deep metric learning with class centers, as pure functions on arrays.
 
 `import ccl_jax` brings the losses, the center bank, objectives, exact retrieval and
-few-shot tasks, and needs JAX alone; models, data, training and reports are imported by
-name, and need what `pip install ccl_jax[training]` adds.
+few-shot tasks, and needs JAX alone. `ccl_jax.models`, `data`, `training`, `report` and
+`probe` are imported when they are first used, and need what `pip install
+"ccl_jax[training]"` adds.
 """
+
+import importlib
+from typing import Any
 
 from ccl_jax import (
   accumulate,
@@ -32,3 +36,17 @@ __all__ = [
   "objectives",
   "retrieval",
 ]
+
+_HEAVY = ("data", "models", "probe", "report", "training")
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HEAVY:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  try:
+    return importlib.import_module(f"{__name__}.{name}")
+  except ModuleNotFoundError as error:
+    package = (error.name or "").partition(".")[0]
+    raise ModuleNotFoundError(
+      f"ccl_jax.{name} needs {package}: pip install 'ccl_jax[training]'"
+    ) from error

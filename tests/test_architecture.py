@@ -141,8 +141,26 @@ import jax, jax.numpy as jnp, ccl_jax
 bank = ccl_jax.centers.init(jax.random.key(0), 3, 2)
 ccl_jax.center_contrastive_loss(jnp.eye(2), jnp.arange(2), bank)
 ccl_jax.retrieval.evaluate(jnp.eye(2), jnp.zeros(2, int), ks=[1])
+try:
+  ccl_jax.models
+except ModuleNotFoundError as error:
+  told = str(error)
+  assert told == "ccl_jax.models needs flax: pip install 'ccl_jax[training]'", told
+else:
+  raise AssertionError
 """
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_is_heavy_is_imported_when_it_is_used():
+  code = """
+import sys, ccl_jax
+assert not {"flax", "optax", "matplotlib"} & {*sys.modules}
+assert ccl_jax.models.load and ccl_jax.probe.linear and "flax" in sys.modules
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+  with pytest.raises(AttributeError, match="has no attribute 'models_'"):
+    ccl_jax.models_  # noqa: B018
 
 
 def test_the_extra_holds_what_the_library_imports_by_name():
