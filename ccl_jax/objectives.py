@@ -11,6 +11,7 @@ rows; the caller averages the gradients with `lax.pmean`.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -92,7 +93,8 @@ def with_bank(
   No gradient and no optimizer state of the size of the bank exists.
 
   Args:
-    loss: `(embeddings, labels, centers) -> [B]`, for instance `losses.arcface`.
+    loss: `(embeddings, labels, centers) -> [B]`, for instance `losses.arcface`. A loss
+      that takes `**over` (see `losses.Over`) is told that the centers have unit length.
     num_classes: K.
     dim: D.
     rule: where a batch moves its centers; see `centers.update`.
@@ -122,6 +124,8 @@ def with_bank(
     del params
     rows = embeddings, batch["label"]
     contrast = _bind(loss, mesh, sample_rate, key)
+    if "over" in inspect.signature(loss).parameters:
+      contrast = functools.partial(contrast, unit_length=True)
     vectors = jax.lax.stop_gradient(bank.centers)
     values = _values(contrast, rows, axis_name if relates_rows else None, vectors)
     rows = _gather((_once_read(embeddings, values), batch["label"]), axis_name)

@@ -61,6 +61,25 @@ def test_the_loss_is_the_mean_over_examples_and_the_bank_is_updated(
   np.testing.assert_array_equal(new_bank.counts, by_update.counts)
 
 
+def test_a_loss_over_classes_is_told_that_a_bank_has_unit_length(bank, embeddings):
+  told = []
+
+  def over_classes(embeddings, labels, centers, **over):
+    told.append(over)
+    return jnp.zeros(len(labels))
+
+  def plain(embeddings, labels, centers):
+    return jnp.zeros(len(labels))
+
+  for loss in (over_classes, plain):
+    objective = objectives.with_bank(loss, NUM_CLASSES, DIM)
+    objective.apply({}, bank, embeddings, {"label": jnp.zeros(8, jnp.int32)})
+  objective = objectives.with_trained_centers(over_classes, NUM_CLASSES, DIM)
+  params = {"centers": bank.centers}
+  objective.apply(params, {}, embeddings, {"label": jnp.zeros(8, jnp.int32)})
+  assert told == [{"unit_length": True}, {}]
+
+
 def test_no_gradient_reaches_the_bank(batch, bank, embeddings):
   def of_centers(centers):
     return ccl_jax.center_contrastive_loss(
@@ -179,7 +198,8 @@ def test_an_objective_with_a_bank_has_state_and_no_params(batch, embeddings):
   params, bank = objective.init(jax.random.key(3))
   assert params == {}
   values, new_bank = objective.apply(params, bank, embeddings, {"label": batch[1]})
-  np.testing.assert_allclose(values, LOSS(embeddings, batch[1], bank.centers))
+  expected = LOSS(embeddings, batch[1], bank.centers)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
   assert int(new_bank.counts.sum()) == len(embeddings)
 
 

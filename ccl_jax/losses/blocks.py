@@ -20,6 +20,7 @@ classes of one block, D dimensions.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -36,13 +37,16 @@ from ccl_jax.class_mesh import (
   ClassMesh,
 )
 from ccl_jax.labels import as_classes, drop_padding
-from ccl_jax.vectors import check_dims, unit
+from ccl_jax.vectors import check_dims, unit, widen
 
 __all__ = ["Contrast", "Over", "contrast"]
 
 # The most logits for which the sum is taken at once. Our choice lies between two
 # measured sizes: both ways are even at 16 x 999, and blocks win at 128 x 11,264.
 MOST_LOGITS = 2**20
+
+# (carry, first class of a block, the block's class vectors, a weight's log) -> carry
+Visit = Callable[[Any, Array, Array, float], Any]
 
 
 class Over(TypedDict, total=False):
@@ -56,8 +60,9 @@ class Over(TypedDict, total=False):
   Attributes:
     block_size: classes in a block; K need not be a multiple of it. A block of K classes
       or more takes the sum at once. Default: all at once up to `MOST_LOGITS` logits;
-      above that, 1024 classes on a CPU, whose cache then holds a block, and 4096
-      elsewhere, to launch fewer kernels.
+      above that, 1024 classes on a CPU, and up to 4096 on a GPU and 16384 on a TPU,
+      fewer where the batch is large. What counts is the platform that the program is
+      compiled for.
     product_dtype: the type in which large products are multiplied, for instance
       `jnp.bfloat16`; their sums stay in float32. Default: the type of the embeddings.
     mesh: lays the classes out over devices. The class vectors then have `mesh.num_rows`
@@ -70,6 +75,9 @@ class Over(TypedDict, total=False):
       logarithm is concave; a higher rate makes the error smaller. The own class always
       takes part. The gradient is that of the estimate; time shrinks with the rate.
     key: draws the blocks; needed where `sample_rate` is below 1.
+    unit_length: whether the class vectors have unit length already, up to rounding, as
+      the centers of a bank have; they are then taken as they are, and no block is
+      scaled. Default: False.
 
   Example:
     >>> import jax.numpy as jnp
@@ -86,6 +94,7 @@ class Over(TypedDict, total=False):
   mesh: ClassMesh | None
   sample_rate: float
   key: Key[Array, ""] | None
+  unit_length: bool
 
 
 class Contrast(NamedTuple):
@@ -112,6 +121,8 @@ class _How(NamedTuple):
   product_dtype: DTypeLike | None
   mesh: ClassMesh | None
   sample_rate: float
+  unit_length: bool
+  bounded: bool  # whether sums of e^logit need no maximum taken off
 
 
 def contrast(
@@ -126,7 +137,8 @@ def contrast(
   Args:
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a label that is no class gives numbers that the loss has to mask.
-    class_vectors: [K, D], any length; scaled and widened one block at a time.
+    class_vectors: [K, D], any length unless `over` says unit length; scaled and
+      widened one block at a time.
     scale: the inverse temperature.
     over: how the sum is taken.
 
@@ -147,12 +159,15 @@ def contrast(
     over.get("product_dtype"),
     over.get("mesh"),
     over.get("sample_rate", 1.0),
+    over.get("unit_length", False),
+    bounded=False,
   )
   key = _check(how, over.get("key"))
   check_dims(embeddings=embeddings, class_vectors=class_vectors)
   num_classes = _num_classes(class_vectors, how.mesh)
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, class_vectors).dtype))
+  how = how._replace(bounded=_bounded(scale, num_classes, how.product_dtype or z.dtype))
   classes = jnp.clip(as_classes(labels, num_classes), 0, num_classes - 1)
   way = _at_once if _few(len(labels), len(class_vectors), how) else _others_and_own
   others, own = way(scale * z, classes, class_vectors, key, how)
@@ -191,14 +206,32 @@ def _few(num_rows: int, num_classes: int, how: _How) -> bool:
   return num_rows * num_classes <= MOST_LOGITS
 
 
+def _bounded(scale: float, num_classes: int, dtype: DTypeLike) -> bool:
+  """Whether sums of e^(scale * cosine) over the classes stay within a type's range.
+
+  In float32 and bfloat16 they do up to a scale of 64 and 10^10 classes.
+  """
+  if isinstance(scale, jax.core.Tracer):
+    return False
+  most = 1.02 * abs(float(scale))  # rounding to bfloat16 makes rows longer than 1
+  limits = jnp.finfo(dtype)
+  fits = most + math.log(num_classes) < math.log(float(limits.max))
+  return fits and most < -math.log(float(limits.tiny))
+
+
+def _rows(vectors, how: _How) -> Float[Array, "N D"]:
+  """Class vectors as rows of unit length, in float32 at least."""
+  return widen(vectors) if how.unit_length else unit(vectors)
+
+
 def _at_once(queries, labels, centers, key, how: _How):
   """Holds all B x K logits; JAX derives it in every mode."""
   del key
-  logits_BK = _product(queries, unit(centers).T, how)
+  logits_BK = _product(queries, _rows(centers, how).T, how)
   # Not -inf: with no other class at all, -inf - -inf would be NaN.
   own_BK = _left_out(labels, jnp.int32(0), centers, how)
   logits_BK = jnp.where(own_BK, jnp.finfo(logits_BK.dtype).min, logits_BK)
-  return jax.nn.logsumexp(logits_BK, axis=-1), unit(centers[labels])
+  return jax.nn.logsumexp(logits_BK, axis=-1), _rows(centers[labels], how)
 
 
 def _value(
@@ -246,13 +279,13 @@ _others_and_own.defvjp(_forward, _backward, symbolic_zeros=True)
 def _own_centers(labels, centers, how: _How) -> Float[Array, "B D"]:
   """Row y_i of the centers, scaled to unit length."""
   if (mesh := how.mesh) is None:
-    return unit(centers[labels])
+    return _rows(centers[labels], how)
 
   # Each label's center lies on one device of the group; the others add zeros.
   def from_the_owners(labels, rows):
     places = class_mesh.gather_classes(labels) - mesh.first_class()
     here = (places >= 0) & (places < len(rows))
-    found = unit(rows.at[places].get(mode="clip"))
+    found = _rows(rows.at[places].get(mode="clip"), how)
     return class_mesh.sum_to_own_rows(jnp.where(here[:, None], found, 0.0))
 
   return mesh.map_over(from_the_owners, (ROWS, CLASSES), ROWS)(labels, centers)
@@ -264,7 +297,7 @@ def _softmax_over_others(queries, labels, centers, key, how: _How, *, with_mean:
     return _softmax_over_range(queries, labels, centers, key, how, with_mean=with_mean)
 
   def over_my_range(queries, labels, rows, key):
-    queries, labels = class_mesh.gather_classes((queries, labels))
+    queries, labels = class_mesh.gather_classes((_to_send(queries, how), labels))
     labels = labels - mesh.first_class()
     part, mean = _softmax_over_range(
       queries, labels, rows, _of_range(key), how, with_mean=with_mean
@@ -301,27 +334,37 @@ def _softmax_over_range(queries, labels, centers, key, how: _How, *, with_mean: 
 
   def visit(carry, start, rows_CD, log_weight):
     highest_B, total_B, weighted_BD = carry
-    unit_CD = unit(rows_CD)
+    unit_CD = _rows(rows_CD, how)
     logits_BC = _product(queries, unit_CD.T, how) + log_weight
     logits_BC = jnp.where(_left_out(labels, start, rows_CD, how), -jnp.inf, logits_BC)
-    # All sums are relative to the highest logit so far, so that no exponential
-    # overflows. Where a block raises it, the earlier sums shrink by `decay`.
-    new_highest_B = jnp.maximum(highest_B, logits_BC.max(axis=-1))
-    decay_B = jnp.exp(highest_B - new_highest_B)
-    terms_BC = jnp.exp(logits_BC - new_highest_B[:, None])
-    total_B = decay_B * total_B + terms_BC.sum(axis=-1)
+    if not how.bounded:
+      # All sums are relative to the highest logit so far, so that no exponential
+      # overflows. Where a block raises it, the earlier sums shrink by `decay`.
+      new_highest_B = jnp.maximum(highest_B, logits_BC.max(axis=-1))
+      decay_B = jnp.exp(highest_B - new_highest_B)
+      highest_B, total_B = new_highest_B, decay_B * total_B
+      weighted_BD = decay_B[:, None] * weighted_BD if with_mean else None
+      logits_BC = logits_BC - highest_B[:, None]
+    terms_BC = jnp.exp(logits_BC)
+    total_B = total_B + terms_BC.sum(axis=-1)
+    if how.unit_length:
+      # Where products in bfloat16 are all that reads the rows, XLA on a TPU rounds the
+      # whole bank ahead of the loop. So one number is read as it is.
+      total_B = total_B + 0 * rows_CD[0, 0].astype(total_B.dtype)
     if with_mean:
-      weighted_BD = decay_B[:, None] * weighted_BD + _product(terms_BC, unit_CD, how)
-    return new_highest_B, total_B, weighted_BD
+      weighted_BD = weighted_BD + _product(terms_BC, unit_CD, how)
+    return highest_B, total_B, weighted_BD
 
-  zeros_B = jnp.zeros_like(queries[:, 0])
+  dtype = jnp.promote_types(queries.dtype, jnp.float32)
+  limits, zeros_B = jnp.finfo(dtype), jnp.zeros(len(queries), dtype)
   # Not -inf: -inf - -inf would be NaN while a row has seen no class but its own.
-  lowest_B = jnp.full_like(zeros_B, jnp.finfo(zeros_B.dtype).min)
-  carry = lowest_B, zeros_B, jnp.zeros_like(queries) if with_mean else None
-  highest_B, total_B, weighted_BD = _fold(visit, carry, centers, key, how)
-  # The highest term is 1, so the sum is at least 1 unless there is no other class.
-  mean_BD = weighted_BD / jnp.maximum(total_B, 1)[:, None] if with_mean else None
-  return highest_B + jnp.log(total_B), mean_BD
+  highest_B = zeros_B if how.bounded else jnp.full_like(zeros_B, limits.min)
+  carry = highest_B, zeros_B, jnp.zeros(queries.shape, dtype) if with_mean else None
+  highest_B, total_B, weighted_BD = _fold(visit, carry, len(queries), centers, key, how)
+  # Without any other class both sums are 0, and so is the mean.
+  if with_mean:
+    weighted_BD = weighted_BD / jnp.maximum(total_B, limits.tiny)[:, None]
+  return highest_B + jnp.log(total_B), weighted_BD
 
 
 def _by_centers(centers, of_rows, key, how: _How):
@@ -329,7 +372,8 @@ def _by_centers(centers, of_rows, key, how: _How):
   if (mesh := how.mesh) is None:
     return _by_range(centers, of_rows, key, how)
 
-  def by_my_range(rows, key, *of_rows):
+  def by_my_range(rows, key, queries, *of_rows):
+    of_rows = _to_send(queries, how), *of_rows
     queries, labels, *rest = class_mesh.gather_classes(of_rows)
     of_rows = queries, labels - mesh.first_class(), *rest
     return jax.lax.psum(_by_range(rows, of_rows, _of_range(key), how), DATA_AXIS)
@@ -341,9 +385,10 @@ def _by_centers(centers, of_rows, key, how: _How):
 def _by_range(centers, of_rows, key, how: _How):
   """The gradient in one device's centers, whose labels count from its first class."""
   queries, labels, log_sum, by_log_sum, by_own = of_rows
+  normalize = partial(_rows, how=how)
 
   def visit(by_centers, start, rows_CD, log_weight):
-    unit_CD, through_unit = jax.vjp(unit, rows_CD)
+    unit_CD, through_unit = jax.vjp(normalize, rows_CD)
     logits_BC = _product(queries, unit_CD.T, how) + log_weight
     share_BC = jnp.exp(logits_BC - log_sum[:, None]) * by_log_sum[:, None]
     share_BC = jnp.where(_left_out(labels, start, rows_CD, how), 0.0, share_BC)
@@ -356,33 +401,56 @@ def _by_range(centers, of_rows, key, how: _How):
     (by_rows_CD,) = through_unit(by_unit_CD)
     return jax.lax.dynamic_update_slice_in_dim(by_centers, by_rows_CD, start, 0)
 
-  by_centers = _fold(visit, jnp.zeros_like(centers), centers, key, how)
-  if key is None:
-    return by_centers
+  if key is None:  # every row is written
+    by_centers = jax.lax.empty(centers.shape, centers.dtype)
+    by_centers = _fold(visit, by_centers, len(queries), centers, key, how)
+    # Without the barrier, XLA on GPU takes the last block's gradient inside of the
+    # optimizer's step, which then cannot write the new centers in place.
+    return jax.lax.optimization_barrier(by_centers)
+  by_centers = jnp.zeros_like(centers)
+  by_centers = _fold(visit, by_centers, len(queries), centers, key, how)
   # The block of an own class may not have been drawn, so own centers are added here.
   place = jnp.where(labels < 0, len(centers), labels)
-  _, through_unit = jax.vjp(unit, centers.at[place].get(mode="clip"))
+  _, through_unit = jax.vjp(normalize, centers.at[place].get(mode="clip"))
   return by_centers.at[place].add(*through_unit(by_own), mode="drop")
 
 
-def _fold(
-  visit: Callable[[Any, Array, Array, float], Any], carry, centers, key, how: _How
-) -> Any:
+def _fold(visit: Visit, carry, num_rows: int, centers, key, how: _How) -> Any:
   """Folds `visit(carry, start, rows, log_weight)` over all blocks, or over drawn ones.
+
+  The default size of a block follows the platform that the program is compiled for,
+  which need not be the platform that compiles it.
+  """
+  fold = partial(_fold_blocks, visit, centers=centers, key=key, how=how)
+  if how.block_size is not None:
+    return fold(carry, size=how.block_size)
+  sizes = {
+    "cpu": 1024,  # measured: its cache then holds the block
+    # Not measured: XLA keeps so many logits on a TPU's chip, and models smaller blocks
+    # as slower; a GPU's cache holds the logits of the default.
+    "tpu": min(max(2**24 // num_rows, 1024), 16384),
+    "default": min(max(2**22 // num_rows, 1024), 4096),
+  }
+  return jax.lax.platform_dependent(
+    carry, **{platform: partial(fold, size=size) for platform, size in sizes.items()}
+  )
+
+
+def _fold_blocks(visit: Visit, carry, *, size: int, centers, key, how: _How) -> Any:
+  """`_fold` by blocks of `size` classes.
 
   The last block may be smaller than the others. Where blocks are drawn, a smaller last
   block is always visited, with the weight 1; a drawn block has the weight (whole blocks
   / drawn blocks), so that it stands for those that were not drawn too.
   """
-  size = how.block_size or (1024 if jax.default_backend() == "cpu" else 4096)
   if key is not None and how.block_size is None:
     size = min(size, max(len(centers) // 64, 1))  # enough blocks to draw from
   size = min(size, len(centers))
   whole, rest = divmod(len(centers), size)
-  visits, order, log_weight = whole, jnp.arange(whole, dtype=jnp.int32), 0.0
+  visits, order, log_weight = whole, None, 0.0
   if key is not None:
     visits = max(round(how.sample_rate * whole), 1)
-    order = jax.random.permutation(key, order)
+    order = jax.random.permutation(key, jnp.arange(whole, dtype=jnp.int32))
     log_weight = math.log(whole / visits)
 
   def visit_slice(carry, start, size, log_weight):
@@ -392,7 +460,8 @@ def _fold(
     return visit(carry, start, rows, log_weight)
 
   def step(index, carry):
-    return visit_slice(carry, order[index] * size, size, log_weight)
+    place = index if order is None else order[index]
+    return visit_slice(carry, place * size, size, log_weight)
 
   carry = jax.lax.fori_loop(0, visits, step, carry)
   if rest:
@@ -405,17 +474,23 @@ def _left_out(labels, start, rows, how: _How):
 
   These are the row's own class, and the padding rows of a mesh, which are no class.
   """
-  places = jnp.arange(len(rows), dtype=jnp.int32)
-  own = (labels - start)[:, None] == places[None, :]
+  places = start + jax.lax.broadcasted_iota(jnp.int32, (len(labels), len(rows)), 1)
+  own = labels[:, None] == places
   if how.mesh is None or how.mesh.num_rows == how.mesh.num_classes:
     return own
-  first = how.mesh.first_class() + start
-  return own | (first + places >= how.mesh.num_classes)[None, :]
+  return own | (how.mesh.first_class() + places >= how.mesh.num_classes)
+
+
+def _to_send(queries, how: _How) -> Float[Array, "B D"]:
+  """Queries in the type in which products read them, where it is below float32."""
+  dtype = jnp.dtype(how.product_dtype or queries.dtype)
+  halved = queries.dtype == jnp.float32 and dtype.itemsize < 4
+  return queries.astype(dtype) if halved else queries
 
 
 def _product(left, right, how: _How) -> Float[Array, "M N"]:
-  """A matrix product in `product_dtype` that sums in the type of `left`."""
-  dtype = left.dtype
+  """A matrix product in `product_dtype` that sums in the type of `left`, or float32."""
+  dtype = jnp.promote_types(left.dtype, jnp.float32)
   if how.product_dtype is not None:
     left, right = left.astype(how.product_dtype), right.astype(how.product_dtype)
   return jnp.matmul(left, right, preferred_element_type=dtype)

@@ -92,7 +92,7 @@ def test_an_unknown_tpu_is_named():
 def test_a_tpu_holds_one_bank_and_little_beside_it(name):
   """Compiled for the TPU, which writes the bank in place and never makes it anew."""
   devices = topology.describe(name)
-  per_device, dim, rows = 250_000, 128, 512
+  per_device, dim, rows = 500_000, 128, 128
   num_classes = per_device * len(devices)
   step = compile_step(num_classes, None, rows=rows, dim=dim, devices=devices)
   memory, program = step.memory_analysis(), step.as_text()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from functools import partial
 
 import jax
@@ -111,6 +112,38 @@ def test_every_way_equals_the_formula(name, num_classes, dtype):
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6, err_msg=way)
 
 
+@pytest.mark.parametrize("scale", [16.0, 64.0, 128.0])
+@pytest.mark.parametrize("unit_length", [False, True])
+def test_every_way_equals_the_formula_at_every_scale(scale, unit_length):
+  """Up to a scale of about 80, no maximum is taken off the logits of 3,997 classes."""
+  embeddings, labels, centers = draw(3997, rows=8)
+  if unit_length:
+    centers = centers / jnp.linalg.norm(centers, axis=1, keepdims=True)
+  kept = np.asarray(labels) >= 0
+  expected = np.zeros(8)
+  expected[kept] = oracles.cosface(
+    np.asarray(embeddings, np.float64)[kept],
+    np.asarray(labels)[kept],
+    np.asarray(centers, np.float64),
+    scale=scale,
+    margin=0.35,
+  )
+  arrays = embeddings, labels, centers
+  over = {"scale": scale, "margin": 0.35, "unit_length": unit_length}
+  mesh = class_mesh.make(3997, 4, jax.devices()[:4])
+  padding = jnp.ones((mesh.num_rows - 3997, 8))
+  found = {
+    "at once": losses.cosface(*arrays, block_size=AT_ONCE, **over),
+    "by blocks": losses.cosface(*arrays, block_size=500, **over),
+    "by default": losses.cosface(*arrays, **over),
+    "over a mesh": jax.jit(partial(losses.cosface, mesh=mesh, **over))(
+      *arrays[:2], jnp.concatenate([arrays[2], padding])
+    ),
+  }
+  for way, values in found.items():
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6, err_msg=way)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_way_gives_the_same_gradients(name):
   """In embeddings and class vectors, in float64: those of the sum taken at once."""
@@ -204,7 +237,7 @@ def test_each_gradient_alone_equals_both(argnum):
   np.testing.assert_array_equal(gradient, both[1 + argnum])
 
 
-@pytest.mark.parametrize("scale", [1.0, 128.0])
+@pytest.mark.parametrize("scale", [1.0, 64.0, 84.0, 128.0])
 @pytest.mark.parametrize("own", [1.0, -1.0])
 @pytest.mark.parametrize("others", [1.0, -1.0])
 def test_extreme_cosines(scale, own, others):
@@ -274,6 +307,35 @@ def test_products_in_bfloat16_are_close_and_sum_in_float32(product_dtype):
   for product in products(rounded, *arrays, argnums=(0, 1)):
     assert {v.aval.dtype for v in product.invars} == {np.dtype(jnp.bfloat16)}
     assert {v.aval.dtype for v in product.outvars} == {np.dtype(np.float32)}
+
+
+def test_products_in_float16_stay_within_its_range():
+  """e^64 does not fit: the highest logit is taken off, whatever float32 could hold."""
+  rounded, exact = (
+    partial(losses.cosface, scale=64.0, margin=0.35, block_size=512, **over)
+    for over in ({"product_dtype": jnp.float16}, {})
+  )
+  arrays = draw(3997)
+  found = value_and_gradients(rounded, *arrays)
+  assert_close(found, value_and_gradients(exact, *arrays), 0.02)
+
+
+def test_rows_of_unit_length_are_taken_as_they_are():
+  """A bank in bfloat16 has rows of about unit length; these are far from it."""
+  embeddings, labels, _ = draw(98)
+  centers = 0.5 * jnp.eye(98, 8)
+  for block_size in (16, AT_ONCE):
+    values = losses.normalized_softmax(
+      embeddings, labels, centers, unit_length=True, block_size=block_size
+    )
+    # 90 of the 98 rows are zero, and each of the others is half a unit vector.
+    z = np.asarray(embeddings, np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    logits = 20 * z @ np.asarray(centers, np.float64).T
+    own = np.take_along_axis(logits, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
+    expected = np.log(np.exp(logits).sum(axis=1)) - own
+    expected[2] = 0  # padding
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_a_block_of_no_class_is_refused():
@@ -363,6 +425,49 @@ def test_a_million_classes_compile_to_little_memory(
   assert f"[{num_classes},{dim}]" in text
   assert f"[{rows},{num_classes}]" not in text
   assert f"[{num_classes},{rows}]" not in text
+
+
+@pytest.mark.parametrize(
+  ("platform", "rows", "size"),
+  [("cpu", 16, 1024), ("tpu", 16, 16384), ("tpu", 4096, 4096), ("cuda", 2048, 2048)],
+)
+def test_the_size_of_a_block_is_that_of_the_platform(platform, rows, size):
+  """Of the platform that the program is lowered for; this process has CPUs."""
+  shapes = (rows, 8), (rows,), (10**6, 8)
+  arrays = [
+    jax.ShapeDtypeStruct(shape, dtype)
+    for shape, dtype in zip(shapes, ("f4", "i4", "f4"), strict=True)
+  ]
+  traced = jax.jit(losses.cosface).trace(*arrays)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  sizes = set(map(int, re.findall(r"dynamic_slice .*-> tensor<(\d+)x8xf32>", text)))
+  assert sizes == {size, 10**6 % size}
+
+
+def test_queries_travel_in_the_type_of_the_products():
+  mesh = class_mesh.make(98 * 4, 4, jax.devices()[:4])
+  loss = partial(losses.cosface, mesh=mesh, product_dtype=jnp.bfloat16)
+  found = program(loss, *draw(98 * 4, rows=8), argnums=(0, 1))
+  gathers = [e for e in found if e.primitive.name == "all_gather"]
+  by_type = [v.aval.dtype.name for e in gathers for v in e.invars if v.aval.ndim == 2]
+  # For the forward and the backward pass; the gradient of the own centers is exact.
+  assert sorted(by_type) == ["bfloat16", "bfloat16", "float32"]
+
+
+def test_the_gradient_of_trained_centers_is_not_filled_first():
+  blocked, _ = pair("center_contrastive", 16)
+  arrays = draw(101)
+  found = program(blocked, *arrays, argnums=(1,))
+  makers = [
+    e.primitive.name for e in found for v in e.outvars if v.aval.shape == (101, 8)
+  ]
+  assert "empty" in makers and "broadcast_in_dim" not in makers
+  sampled = partial(blocked, sample_rate=0.5, key=jax.random.key(0))
+  found = program(sampled, *arrays, argnums=(1,))
+  makers = [
+    e.primitive.name for e in found for v in e.outvars if v.aval.shape == (101, 8)
+  ]
+  assert "broadcast_in_dim" in makers  # the blocks that were not drawn
 
 
 # A random part of the classes.
