@@ -130,6 +130,7 @@ def mean_over_examples(
     >>> print(losses.mean_over_examples(values, labels), values.mean())
     3.0 2.0
   """
+  check_arrays(loss=loss, labels=labels)
   count = jnp.maximum((labels >= 0).sum(), 1)
   return loss.sum() / count.astype(loss.dtype)
 

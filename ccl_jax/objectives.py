@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from ccl_jax import centers, losses
 from ccl_jax.class_mesh import ClassMesh
 from ccl_jax.labels import drop_padding, mask_loss
-from ccl_jax.vectors import unit, widen
+from ccl_jax.vectors import check_arrays, unit, widen
 
 __all__ = [
   "Memory",
@@ -421,6 +421,7 @@ def center_contrastive_loss(
     Cai, Xiong, Tian, Center Contrastive Loss for Metric Learning, 2023, Eq. 5,
     https://arxiv.org/abs/2308.00458
   """
+  check_arrays(embeddings=embeddings, centers=bank.centers)
   num_rows, dim = bank.centers.shape
   if embeddings.shape[-1] != dim:
     raise ValueError(

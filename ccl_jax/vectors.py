@@ -74,6 +74,7 @@ def unit_rows(
     [[0.6 0.8]
      [0.  0. ]]
   """
+  check_arrays(**{name: rows})
   if rows.ndim != 2 or len(rows) == 0:
     raise ValueError(f"{name} must be [rows, D] with a row at least, got {rows.shape}")
   with np.errstate(over="ignore"):  # a float64 too large is reported below
@@ -105,12 +106,12 @@ def check_arrays(**arrays: Any) -> None:
     None
   """
   for name, array in arrays.items():
-    kind = getattr(array, "dtype", None)
-    if not isinstance(array, jax.Array | np.ndarray) or not (
+    is_array = isinstance(array, jax.Array | np.ndarray)
+    kind: Any = array.dtype if is_array else type(array).__name__
+    if not is_array or not (
       jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
     ):
-      given = type(array).__name__ if kind is None else kind
-      raise ValueError(f"{name}: expected an array of numbers, got {given}")
+      raise ValueError(f"{name}: expected an array of numbers, got {kind}")
     if array.ndim == 0:
       raise ValueError(f"{name}: expected an array [..., D], got a single number")
 

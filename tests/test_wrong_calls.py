@@ -66,6 +66,22 @@ def applied(objective, batch):
       lambda: losses.proxy_anchor(Z[0, 0], Y, C),
       "embeddings: expected an array [..., D], got a single number",
     ),
+    (
+      lambda: retrieval.search([[1.0, 0.0]] * 6, k=2),
+      "queries: expected an array of numbers, got list",
+    ),
+    (
+      lambda: ccl(None, Y, BANK),
+      "embeddings: expected an array of numbers, got NoneType",
+    ),
+    (
+      lambda: losses.mean_over_examples(None, Y),
+      "loss: expected an array of numbers, got NoneType",
+    ),
+    (
+      lambda: losses.arcface(Z, Y, C[:0]),
+      "class_vectors (0, 4): expected [K, D] with a class at least",
+    ),
     # Types of labels.
     (
       lambda: ccl(Z, Y * 1.0, BANK),

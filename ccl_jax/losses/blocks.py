@@ -164,6 +164,10 @@ def contrast(
   )
   key = _check(how, over.get("key"))
   check_dims(embeddings=embeddings, class_vectors=class_vectors)
+  if class_vectors.ndim != 2 or len(class_vectors) == 0:
+    raise ValueError(
+      f"class_vectors {class_vectors.shape}: expected [K, D] with a class at least"
+    )
   num_classes = _num_classes(class_vectors, how.mesh)
   z = unit(drop_padding(embeddings, labels))
   z = z.astype(jnp.promote_types(z.dtype, jax.eval_shape(unit, class_vectors).dtype))

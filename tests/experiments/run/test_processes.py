@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from ccl_jax.training.run_log import read_events
@@ -118,12 +119,18 @@ def test_a_process_alone_says_whom_it_waits_for_and_gives_up(arguments):
     assert process.returncode == 2
 
 
-def test_a_port_in_use_is_named(arguments):
-  with socket.create_server(("", 0)) as taken:
-    port = taken.getsockname()[1]
-    job = [f"--coordinator=localhost:{port}", "--num-processes=2", "--process-id=0"]
-    told = told_by(start([*arguments(), *job], SIGNALED, 0))
-  assert f"error: --coordinator=localhost:{port}: process 0 cannot listen" in told
+def test_a_port_in_use_is_named(arguments, monkeypatch, capsys):
+  def fails(*args, **how):
+    raise RuntimeError("UNKNOWN: Failed to start RPC server")
+
+  monkeypatch.setattr(jax.distributed, "initialize", fails)
+  monkeypatch.setattr(jax.config, "update", lambda *args: None)
+  job = ["--coordinator=localhost:9911", "--num-processes=2", "--process-id=0"]
+  with pytest.raises(SystemExit) as stop:
+    train.main([*arguments(), *job])
+  assert stop.value.code == 2
+  told = "error: --coordinator=localhost:9911: process 0 cannot listen there (UNKNOWN:"
+  assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,8 @@ def test_a_process_that_ends_in_set_up_ends_the_other(arguments, ending, number)
   ]
   told = told_by(both[1 - ending])
   assert told.startswith(f"error: process {ending} of 2 was lost"), told
-  assert [process.wait() for process in both] == (
+  both[ending].communicate(timeout=120)
+  assert [process.returncode for process in both] == (
     [-number, 1] if ending == 0 else [1, -number]
   )
 
