@@ -64,9 +64,17 @@ def _asked(results: Path, path: Path, asked: pages.Marker) -> str | None:
 
 
 def table(stored: Sequence[store.Result]) -> str:
-  """Mean and interval of each head, on each set of embeddings."""
-  columns = list(dict.fromkeys(row["column"] for row in stored))
-  order = tables.Order([BEFORE, *HEADS], columns)
+  """Mean and interval of each head, on the embeddings on which all were tried."""
+  heads = [BEFORE, *HEADS]
+  tried = {(row["row"], row["column"]) for row in stored}
+  columns = [
+    column
+    for column in dict.fromkeys(row["column"] for row in stored)
+    if tried.issuperset((head, column) for head in heads)
+  ]
+  if not columns:
+    return "Not run."
+  order = tables.Order(heads, columns)
   return tables.ranked(stored, METRICS, order, ours=["CCL", "ArcFace, bank"])
 
 

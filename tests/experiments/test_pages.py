@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import center_study, compare
+from experiments import center_study, compare, head_study
 from experiments.comparison import pages, store, tables
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +19,11 @@ PAGES = [path for path in ROOT.rglob("README.md") if pages.markers(path.read_tex
 
 
 def expected(asked):
-  config = ROOT / "configs" / f"{CONFIGS[asked.results]}.py"
   results = RESULTS / asked.results
-  if asked.study == center_study.STUDY:
-    return center_study.table(store.read(results / f"{asked.study}.jsonl"))
+  for study in (center_study, head_study):
+    if asked.study == study.STUDY:
+      return study.table(store.read(results / f"{asked.study}.jsonl"))
+  config = ROOT / "configs" / f"{CONFIGS[asked.results]}.py"
   return compare.table(str(config), results, asked)
 
 
