@@ -19,7 +19,7 @@ def test_the_examples_print_what_their_comments_say(capsys, tmp_path, monkeypatc
   exec(code, {})
   printed = capsys.readouterr().out.splitlines()
   said = re.findall(r"print\(.*\)  # (.*)", code)
-  assert len(said) == 2
+  assert len(said) == 3
   assert printed == said
 
 

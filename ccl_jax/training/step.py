@@ -47,7 +47,7 @@ def init_state(
   model: nn.Module,
   objective: Objective,
   optimizer: optax.GradientTransformation,
-  image: Num[np.ndarray, "H W C"],
+  image: Num[np.ndarray, "..."],
 ) -> TrainState:
   """Draws the parameters; `image` is any example and gives the shape and type.
 
