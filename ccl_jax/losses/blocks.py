@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, DTypeLike, Float, Int, Key, Num
 
 from ccl_jax import class_mesh
@@ -215,7 +216,7 @@ def _bounded(scale: float, num_classes: int, dtype: DTypeLike) -> bool:
 
   In float32 and bfloat16 they do up to a scale of 64 and 10^10 classes.
   """
-  if isinstance(scale, jax.core.Tracer):
+  if isinstance(scale, Tracer):
     return False
   most = 1.02 * abs(float(scale))  # rounding to bfloat16 makes rows longer than 1
   limits = jnp.finfo(dtype)
@@ -347,7 +348,8 @@ def _softmax_over_range(queries, labels, centers, key, how: _How, *, with_mean: 
       new_highest_B = jnp.maximum(highest_B, logits_BC.max(axis=-1))
       decay_B = jnp.exp(highest_B - new_highest_B)
       highest_B, total_B = new_highest_B, decay_B * total_B
-      weighted_BD = decay_B[:, None] * weighted_BD if with_mean else None
+      if with_mean:
+        weighted_BD = decay_B[:, None] * weighted_BD
       logits_BC = logits_BC - highest_B[:, None]
     terms_BC = jnp.exp(logits_BC)
     total_B = total_B + terms_BC.sum(axis=-1)
