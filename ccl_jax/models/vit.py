@@ -119,7 +119,7 @@ class Backbone(nn.Module):
     x = nn.Conv(
       self.width, side, side, "VALID", dtype=self.dtype, name="patch_embed_proj"
     )(x)
-    cells = x.shape[1:3]
+    cells = x.shape[1], x.shape[2]
     x = x.reshape(len(x), -1, self.width).astype(jnp.float32)
     drawn = nn.initializers.truncated_normal(0.02)
     places = 1 + self.grid**2

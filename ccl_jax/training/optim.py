@@ -86,10 +86,10 @@ def adamw(
   optimizers["frozen"] = optax.set_to_zero()
 
   def groups(params):
-    model = {name: "model" for name in params["model"]}
     names = params["model"]["backbone"]
-    model["backbone"] = {n: "frozen" if n in frozen else rest for n in names}
-    return {"model": model, "objective": "objective"}
+    backbone = {name: "frozen" if name in frozen else rest for name in names}
+    model = {name: "model" for name in params["model"] if name != "backbone"}
+    return {"model": model | {"backbone": backbone}, "objective": "objective"}
 
   return optax.partition(optimizers, groups)
 
