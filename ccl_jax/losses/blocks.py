@@ -355,13 +355,19 @@ def _softmax_over_range(queries, labels, centers, key, how: _How, *, with_mean: 
     total_B = total_B + terms_BC.sum(axis=-1)
     if how.unit_length:
       # Where products in bfloat16 are all that reads the rows, XLA on a TPU rounds the
-      # whole bank ahead of the loop. So one number is read as it is.
-      total_B = total_B + 0 * rows_CD[0, 0].astype(total_B.dtype)
+      # whole bank ahead of the loop. So one number is read as it is; on a CPU that read
+      # would make XLA copy the bank.
+      total_B = jax.lax.platform_dependent(
+        total_B,
+        rows_CD[0, 0].astype(total_B.dtype),
+        tpu=lambda total_B, one: total_B + 0 * one,
+        default=lambda total_B, one: total_B,
+      )
     if with_mean:
       weighted_BD = weighted_BD + _product(terms_BC, unit_CD, how)
     return highest_B, total_B, weighted_BD
 
-  dtype = jnp.promote_types(queries.dtype, jnp.float32)
+  dtype = queries.dtype if queries.dtype == jnp.float64 else jnp.dtype(jnp.float32)
   limits, zeros_B = jnp.finfo(dtype), jnp.zeros(len(queries), dtype)
   # Not -inf: -inf - -inf would be NaN while a row has seen no class but its own.
   highest_B = zeros_B if how.bounded else jnp.full_like(zeros_B, limits.min)
@@ -496,7 +502,7 @@ def _to_send(queries, how: _How) -> Float[Array, "B D"]:
 
 def _product(left, right, how: _How) -> Float[Array, "M N"]:
   """A matrix product in `product_dtype` that sums in the type of `left`, or float32."""
-  dtype = jnp.promote_types(left.dtype, jnp.float32)
+  dtype = left.dtype if left.dtype == jnp.float64 else jnp.float32
   if how.product_dtype is not None:
     left, right = left.astype(how.product_dtype), right.astype(how.product_dtype)
   return jnp.matmul(left, right, preferred_element_type=dtype)

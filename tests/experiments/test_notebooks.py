@@ -46,7 +46,7 @@ def test_a_notebook_runs_and_prints_what_is_stored(path, tmp_path):
   }
   run = subprocess.run(
     [sys.executable, "-c", EXECUTE, short, path.parent, done],
-    env=environment | {"PYTHONPATH": str(ROOT)},
+    env=environment | {"PYTHONPATH": str(ROOT), "JAX_NUMPY_RANK_PROMOTION": "allow"},
     capture_output=True,
     text=True,
     timeout=1200,

@@ -233,8 +233,8 @@ def test_each_gradient_alone_equals_both(argnum):
   arrays = draw(98)
   both = value_and_gradients(blocked, *arrays)
   values, gradient = value_and_gradients(blocked, *arrays, argnums=(argnum,))
-  np.testing.assert_array_equal(values, both[0])
-  np.testing.assert_array_equal(gradient, both[1 + argnum])
+  # Two programs, whose fused sums may round differently.
+  assert_close([values, gradient], [both[0], both[1 + argnum]], 1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 64.0, 84.0, 128.0])

@@ -112,6 +112,11 @@ MEMORY_LABELS = np.array([3, -1, 0, 5, 3, 6, -2], np.int32)
 ROUNDING = {"rtol": 1e-6, "atol": 1e-6}
 
 
+def least(case):
+  """The absolute tolerance: a hinge is a difference of distances of up to 4."""
+  return ROUNDING["atol"] if "triplet" in name_of(case) else 0.0
+
+
 @pytest.fixture(params=CASES)
 def case(request):
   return CASES[request.param]
@@ -170,7 +175,7 @@ def gradients(case, embeddings, labels, vectors, dtype=jnp.float32):
 
 def test_equals_its_formula(case, examples):
   expected = formula(case, *examples)
-  np.testing.assert_allclose(run(case, *examples), expected, rtol=1e-5)
+  np.testing.assert_allclose(run(case, *examples), expected, 1e-5, least(case))
 
 
 def test_equals_its_formula_in_float64(case, examples):
@@ -356,7 +361,8 @@ def test_empty_slots_of_the_memory_change_nothing(name, examples, garbage):
   memory[MEMORY_LABELS < 0] = garbage
   case = CASES[f"{name}, with memory"]
   expected = formula(case, embeddings, labels, memory)
-  np.testing.assert_allclose(run(case, embeddings, labels, memory), expected, rtol=1e-5)
+  values = run(case, embeddings, labels, memory)
+  np.testing.assert_allclose(values, expected, 1e-5, least(case))
   assert np.isfinite(gradients(case, embeddings, labels, memory)[0]).all()
   empty = {"memory": np.zeros((0, DIM)), "memory_labels": np.zeros(0, np.int32)}
   without = OVER_PAIRS[name]
@@ -367,7 +373,7 @@ def test_empty_slots_of_the_memory_change_nothing(name, examples, garbage):
     **jax.tree.map(jnp.asarray, empty),
   )
   alone = without.oracle(embeddings, labels, **without.settings)
-  np.testing.assert_allclose(found, alone, rtol=1e-5)
+  np.testing.assert_allclose(found, alone, 1e-5, least(case))
 
 
 def test_a_memory_without_its_labels_is_refused(examples):
