@@ -1,9 +1,9 @@
 """Deep metric learning with class centers, as pure functions on arrays.
 
-`import ccl_jax` brings the losses, the center bank, objectives, exact retrieval and
-few-shot tasks, and needs JAX alone. `ccl_jax.models`, `data`, `training`, `report` and
-`probe` are imported when they are first used, and need what `pip install
-"ccl_jax[training]"` adds.
+`import ccl_jax` brings the losses, the center bank, objectives, exact retrieval,
+thresholds and few-shot tasks, and needs JAX alone. `ccl_jax.models`, `data`,
+`training`, `report` and `probe` are imported when they are first used, and need what
+`pip install "ccl_jax[training]"` adds.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from ccl_jax import (
   losses,
   objectives,
   retrieval,
+  thresholds,
 )
 from ccl_jax.centers import CenterBank
 from ccl_jax.labels import check_labels
@@ -35,6 +36,7 @@ __all__ = [
   "losses",
   "objectives",
   "retrieval",
+  "thresholds",
 ]
 
 _HEAVY = ("data", "models", "probe", "report", "training")

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from ccl_jax.vectors import check_arrays
+from ccl_jax.vectors import check_arrays, unit_rows
 
 __all__ = [
   "as_classes",
   "check_labels",
   "drop_padding",
+  "labeled_rows",
   "mask_loss",
   "mean_over_examples",
 ]
@@ -139,3 +140,35 @@ def _check_integers(labels) -> None:
   kind = getattr(labels, "dtype", type(labels).__name__)
   if not (hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)):
     raise ValueError(f"labels are {kind}; expected an array of integers 0..K-1")
+
+
+def labeled_rows(
+  rows: Array | np.ndarray, labels: Array | np.ndarray, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Unit rows, classes and row numbers on the host, without padding.
+
+  Args:
+    rows: [N, D], any length.
+    labels: [N]; a label < 0 marks padding.
+    name: of the rows, for a message.
+
+  Raises:
+    ValueError: if shapes do not fit, a row is not finite, or all are padding.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax import labels
+    >>> rows = np.array([[3.0, 4.0], [1.0, 1.0]])
+    >>> print(labels.labeled_rows(rows, np.array([2, -1]), "rows"))
+    (array([[0.6, 0.8]], dtype=float32), array([2]), array([0]))
+  """
+  labels = np.asarray(labels)
+  if labels.shape != (len(rows),):
+    raise ValueError(
+      f"{name} has {len(rows)} rows and needs a label for each, got labels of shape"
+      f" {labels.shape}"
+    )
+  kept = labels >= 0
+  if not kept.any():
+    raise ValueError(f"{name} has no row with a label >= 0")
+  return unit_rows(np.asarray(rows)[kept], name), labels[kept], np.flatnonzero(kept)

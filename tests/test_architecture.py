@@ -24,7 +24,7 @@ ROWS = [
   {"losses.pair"},
   {"losses.view"},
   {"losses"},
-  {"few_shot", "retrieval"},
+  {"few_shot", "retrieval", "thresholds"},
   {"objectives"},
   {"probe"},
   {
@@ -38,7 +38,7 @@ ROWS = [
   {"models"},
   {"data.draws"},
   {"data.views", "data.examples"},
-  {"data.corrupt", "data.pipeline", "data.turned"},
+  {"data.corrupt", "data.pipeline", "data.splits", "data.turned"},
   {"data"},
   {"data.sources"},
   {

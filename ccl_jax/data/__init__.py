@@ -1,8 +1,9 @@
 """Datasets, splits by class, image views and batches; NumPy only."""
 
-from ccl_jax.data import corrupt, draws, examples, pipeline, turned, views
-from ccl_jax.data.examples import Examples, hold_out_classes
+from ccl_jax.data import corrupt, draws, examples, pipeline, splits, turned, views
+from ccl_jax.data.examples import Examples
 from ccl_jax.data.pipeline import eval_batches, train_batches
+from ccl_jax.data.splits import hold_out_classes
 
 __all__ = [
   "Examples",
@@ -12,6 +13,7 @@ __all__ = [
   "examples",
   "hold_out_classes",
   "pipeline",
+  "splits",
   "train_batches",
   "turned",
   "views",

@@ -48,16 +48,9 @@ def long_tailed(
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples
-    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-    >>> data = examples.Examples(
-    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
-    ...   indices=np.arange(8),
-    ...   labels=labels,
-    ...   class_names=tuple("abcd"),
-    ...   channels=1,
-    ... )
-    >>> from ccl_jax.data import corrupt
+    >>> from ccl_jax.data import corrupt, examples
+    >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
+    >>> data = examples.from_arrays(images, labels)
     >>> print(corrupt.long_tailed(data, 2.0, seed=0, min_images=1).labels)
     [0 0 1 1 2 3]
 
@@ -91,16 +84,9 @@ def with_label_noise(examples: Examples, fraction: float, *, seed: int) -> Examp
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples
-    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-    >>> data = examples.Examples(
-    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
-    ...   indices=np.arange(8),
-    ...   labels=labels,
-    ...   class_names=tuple("abcd"),
-    ...   channels=1,
-    ... )
-    >>> from ccl_jax.data import corrupt
+    >>> from ccl_jax.data import corrupt, examples
+    >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
+    >>> data = examples.from_arrays(images, labels)
     >>> print((corrupt.with_label_noise(data, 0.25, seed=0).labels != labels).sum())
     2
   """

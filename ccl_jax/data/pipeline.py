@@ -69,16 +69,9 @@ def train_batches(
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples
-    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-    >>> data = examples.Examples(
-    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
-    ...   indices=np.arange(8),
-    ...   labels=labels,
-    ...   class_names=tuple("abcd"),
-    ...   channels=1,
-    ... )
-    >>> from ccl_jax.data import pipeline
+    >>> from ccl_jax.data import examples, pipeline
+    >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
+    >>> data = examples.from_arrays(images, labels)
     >>> batches = iter(pipeline.train_batches(data, batch_size=4, seed=0))
     >>> batch = next(batches)
     >>> print(batch["image"].shape, batch["label"])
@@ -143,16 +136,9 @@ def eval_batches(
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples
-    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-    >>> data = examples.Examples(
-    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
-    ...   indices=np.arange(8),
-    ...   labels=labels,
-    ...   class_names=tuple("abcd"),
-    ...   channels=1,
-    ... )
-    >>> from ccl_jax.data import pipeline
+    >>> from ccl_jax.data import examples, pipeline
+    >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
+    >>> data = examples.from_arrays(images, labels)
     >>> for batch in pipeline.eval_batches(data, batch_size=5):
     ...   print(batch["image"].shape)
     ...

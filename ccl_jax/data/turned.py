@@ -25,18 +25,11 @@ def with_turned_classes(examples: Examples) -> Examples:
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples
-    >>> labels = np.repeat(np.arange(4, dtype=np.int32), 2)
-    >>> data = examples.Examples(
-    ...   source=examples.Decoded(np.zeros((8, 4, 4, 1), np.uint8)),
-    ...   indices=np.arange(8),
-    ...   labels=labels,
-    ...   class_names=tuple("abcd"),
-    ...   channels=1,
-    ... )
-    >>> from ccl_jax.data import turned
+    >>> from ccl_jax.data import examples, turned
+    >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
+    >>> data = examples.from_arrays(images, labels)
     >>> print(turned.with_turned_classes(data).class_names[3:6])
-    ('rot000/d', 'rot090/a', 'rot090/b')
+    ('rot000/3', 'rot090/0', 'rot090/1')
   """
   examples = examples.decoded()
   images = examples.take(np.arange(len(examples)))["image"]

@@ -52,16 +52,11 @@ def init_state(
   """Draws the parameters; `image` is any example and gives the shape and type.
 
   Example:
-    >>> import flax.linen as nn
     >>> import jax, jax.numpy as jnp, numpy as np, optax
     >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.models.glyph_net import GlyphNet
     >>> from ccl_jax.training import step
-    >>> class Net(nn.Module):
-    ...   @nn.compact
-    ...   def __call__(self, images, train=False):
-    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
-    ...
-    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> model, optimizer = GlyphNet(dim=4), optax.sgd(0.1)
     >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
     >>> image = np.zeros((8, 8, 1), np.uint8)
     >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)
@@ -112,16 +107,11 @@ def make_train_step(
     batch, and `grad_norm`.
 
   Example:
-    >>> import flax.linen as nn
     >>> import jax, jax.numpy as jnp, numpy as np, optax
     >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.models.glyph_net import GlyphNet
     >>> from ccl_jax.training import step
-    >>> class Net(nn.Module):
-    ...   @nn.compact
-    ...   def __call__(self, images, train=False):
-    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
-    ...
-    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> model, optimizer = GlyphNet(dim=4), optax.sgd(0.1)
     >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
     >>> image = np.zeros((8, 8, 1), np.uint8)
     >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)
@@ -228,16 +218,11 @@ def make_embed_step(
   `method` names the model's method that embeds; None: the method that trains.
 
   Example:
-    >>> import flax.linen as nn
     >>> import jax, jax.numpy as jnp, numpy as np, optax
     >>> from ccl_jax import losses, objectives
+    >>> from ccl_jax.models.glyph_net import GlyphNet
     >>> from ccl_jax.training import step
-    >>> class Net(nn.Module):
-    ...   @nn.compact
-    ...   def __call__(self, images, train=False):
-    ...     return nn.Dense(4)(images.reshape(images.shape[0], -1) / 255)
-    ...
-    >>> model, optimizer = Net(), optax.sgd(0.1)
+    >>> model, optimizer = GlyphNet(dim=4), optax.sgd(0.1)
     >>> objective = objectives.with_bank(losses.arcface, num_classes=3, dim=4)
     >>> image = np.zeros((8, 8, 1), np.uint8)
     >>> state = step.init_state(jax.random.key(0), model, objective, optimizer, image)

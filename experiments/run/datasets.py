@@ -8,12 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ccl_jax.data import corrupt, turned
-from ccl_jax.data.examples import (
-  Examples,
-  hold_out_classes,
-  hold_out_images,
-  hold_out_of_classes,
-)
+from ccl_jax.data.examples import Examples
 from ccl_jax.data.sources import (
   biased_glyphs,
   biased_mnist,
@@ -28,6 +23,11 @@ from ccl_jax.data.sources import (
   sop,
   tfds_images,
   utkface,
+)
+from ccl_jax.data.splits import (
+  hold_out_classes,
+  hold_out_images,
+  hold_out_of_classes,
 )
 from configs.base import Config
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccl_jax import retrieval
+from ccl_jax import retrieval, thresholds
 from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
 from configs import base
@@ -53,7 +53,7 @@ def write_report(
   data: datasets.Data,
   centers: figures.CenterMap | None,
   neighbors: retrieval.Neighbors,
-  calibration: retrieval.Calibration | None,
+  calibration: thresholds.Calibration | None,
 ) -> None:
   """Writes report.html."""
   cells = result.get("cells")
@@ -70,7 +70,7 @@ def write_report(
   )
 
 
-def error_rates(calibration: retrieval.Calibration) -> figures.ErrorRates:
+def error_rates(calibration: thresholds.Calibration) -> figures.ErrorRates:
   """What the report draws of a calibration."""
   return figures.ErrorRates(
     **calibration._asdict(), eer=calibration.eer, chosen=testing.chosen(calibration)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ccl_jax import few_shot, probe, retrieval, vectors
+from ccl_jax import few_shot, probe, retrieval, thresholds, vectors
 from ccl_jax.data.examples import Examples
 from ccl_jax.training import step
 from configs.base import Config
@@ -60,7 +60,7 @@ def score_with_neighbors(
   )
 
 
-def calibrate(config: Config, embedded: Embedded) -> retrieval.Calibration | None:
+def calibrate(config: Config, embedded: Embedded) -> thresholds.Calibration | None:
   """Error rates of thresholds on the test pairs, of rows drawn where they are many.
 
   None where the test examples have no pair of one class, or none of two.
@@ -73,12 +73,12 @@ def calibrate(config: Config, embedded: Embedded) -> retrieval.Calibration | Non
 
   gallery = embedded.gallery is not None and few(*embedded[2:])
   try:
-    return retrieval.calibrate(*few(*embedded[:2]), *(gallery or ()))
+    return thresholds.calibrate(*few(*embedded[:2]), *(gallery or ()))
   except ValueError:
     return None
 
 
-def chosen(calibration: retrieval.Calibration) -> dict[float, tuple[float, float]]:
+def chosen(calibration: thresholds.Calibration) -> dict[float, tuple[float, float]]:
   """For each false accept rate that the pairs can tell: threshold, false rejects."""
   rates = [far for far in FALSE_ACCEPTS if far * calibration.other >= 1]
   return {far: calibration.at_far(far) for far in rates}

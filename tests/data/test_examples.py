@@ -1,4 +1,4 @@
-"""Examples: decoding, subsets and held-out classes."""
+"""Examples: decoding and subsets."""
 
 import ast
 import dataclasses
@@ -11,12 +11,7 @@ import pytest
 from PIL import Image
 
 import ccl_jax.data
-from ccl_jax.data.examples import (
-  Decoded,
-  Examples,
-  hold_out_classes,
-  hold_out_of_classes,
-)
+from ccl_jax.data.examples import Examples, from_arrays
 from ccl_jax.data.sources.folder import Files
 
 
@@ -38,13 +33,8 @@ def of_images(*images, **options):
 
 def of_labels(labels, num_classes):
   images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
-  return Examples(
-    source=Decoded(images),
-    indices=np.arange(len(labels)),
-    labels=np.array(labels, np.int32),
-    class_names=tuple(f"class {k}" for k in range(num_classes)),
-    channels=1,
-  )
+  names = [f"class {k}" for k in range(num_classes)]
+  return from_arrays(images, np.array(labels), names)
 
 
 def test_bytes_paths_and_arrays_give_the_same_pixels(tmp_path):
@@ -170,61 +160,6 @@ def test_examples_travel_to_other_processes():
     pickle.dumps(of_images(encoded(np.zeros((2, 2, 3), np.uint8))))
   )
   assert examples[0]["image"].shape == (2, 2, 3)
-
-
-@pytest.mark.parametrize("fraction,held", [(0.2, 2), (0.5, 5)])
-def test_held_out_classes_are_others_and_both_sides_dense(fraction, held):
-  examples = of_labels([k for k in range(10) for _ in range(3)], 10)
-  kept, out = hold_out_classes(examples, fraction, seed=1)
-  assert out is not None and out.num_classes == held and len(kept) + len(out) == 30
-  assert not set(kept.class_names) & set(out.class_names)
-  for side in (kept, out):
-    assert sorted(set(side.labels.tolist())) == list(range(side.num_classes))
-    for i in range(len(side)):  # the name goes with the image
-      example = side[i]
-      assert (
-        side.class_names[example["label"]] == f"class {example['image'].item() // 3}"
-      )
-
-
-def test_held_out_classes_depend_on_the_seed_alone():
-  examples = of_labels(range(50), 50)
-  names = [hold_out_classes(examples, 0.2, seed=s)[0].class_names for s in (3, 3, 4)]
-  assert names[0] == names[1] != names[2]
-
-
-def test_nothing_is_held_out_at_fraction_zero():
-  examples = of_labels(range(5), 5)
-  assert hold_out_classes(examples, 0.0, seed=0) == (examples, None)
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.9, 1.5, -0.1])
-def test_both_sides_need_two_classes(fraction):
-  with pytest.raises(ValueError, match=f"fraction {fraction} of 10 classes .* least 2"):
-    hold_out_classes(of_labels(range(10), 10), fraction, seed=0)
-
-
-@pytest.mark.parametrize("copies", [1, 2])
-def test_a_part_of_each_class_is_held_out_and_groups_stay_whole(copies):
-  sizes = [1, 2, 3, 6, 9, 14]
-  labels = np.repeat(np.arange(6), sizes).repeat(copies)
-  groups = np.arange(sum(sizes)).repeat(copies) if copies > 1 else None
-  examples = dataclasses.replace(of_labels(labels, 6), groups=groups)
-  kept, out = hold_out_of_classes(examples, 1 / 3, seed=2)
-  expected = [round(size / 3) * copies for size in sizes]
-  assert np.bincount(out.labels, minlength=6).tolist() == expected
-  assert sorted([*kept.indices, *out.indices]) == list(range(len(labels)))
-  for side in (kept, out):
-    np.testing.assert_array_equal(side.labels, labels[side.indices])
-    assert side.class_names == examples.class_names
-  assert not set(kept.indices // copies) & set(out.indices // copies)
-  other = hold_out_of_classes(examples, 1 / 3, seed=3)[1]
-  assert other.indices.tolist() != out.indices.tolist()
-
-
-def test_a_part_of_no_class_is_refused():
-  with pytest.raises(ValueError, match="holds out 0 of 4 images: change the fraction"):
-    hold_out_of_classes(of_labels(range(4), 4), 0.3, seed=0)
 
 
 def test_one_of_each_group_is_the_first():
