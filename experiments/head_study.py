@@ -52,15 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (head, folder.name, seed) not in done:
           store.append(path, study(head, folder, seed, args.steps))
   with command_line.exit_on_bad_input():
-    print(table(store.read(path)))
-    pages.write(args.write or [], lambda asked: _asked(args.results, path, asked))
-
-
-def _asked(results: Path, path: Path, asked: pages.Marker) -> str | None:
-  """What a page asks for; None where it is another study."""
-  if (asked.results, asked.study) != (results.name, STUDY):
-    return None
-  return table(store.read(path))
+    shown = table(store.read(path))
+    print(shown)
+    pages.write_study(args.write or [], args.results.name, STUDY, shown)
 
 
 def table(stored: Sequence[store.Result]) -> str:

@@ -56,5 +56,10 @@ def write(paths: list[Path], make: Callable[[Marker], str | None]) -> None:
     print(f"{path}: {'written' if after != before else 'as it was'}")
 
 
+def write_study(paths: list[Path], results: str, study: str, table: str) -> None:
+  """Rewrites the tables of one study, which has no other table."""
+  write(paths, lambda asked: table if asked[:2] == (results, study) else None)
+
+
 def _marker(match: re.Match[str]) -> Marker:
   return Marker(match["results"], match["study"], match["shows"] or "")
