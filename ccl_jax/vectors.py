@@ -45,14 +45,23 @@ def unit(vectors: Num[Array, "*N D"]) -> Float[Array, "*N D"]:
   epsilon = EPSILON_HALF if vectors.dtype == jnp.float16 else EPSILON
   vectors = widen(vectors)
   squared = jnp.sum(vectors * vectors, axis=-1, keepdims=True)
-  # Where the square of a finite row is infinite, the row is made smaller before.
+  is_finite = jnp.isfinite(squared)
+  # The square of a finite row may be infinite; it is then made smaller before. That is
+  # a second pass over the rows, so it is taken only where there is such a row.
   down = 2.0 ** -int(0.6 * float(jnp.finfo(vectors.dtype).maxexp))
-  smaller = vectors * down
-  overflows = ~jnp.isfinite(squared)
-  again = jnp.sum(smaller * smaller, axis=-1, keepdims=True)
-  again = jnp.where(overflows, again, 1.0)  # or its gradient would be infinite
-  length = jnp.where(overflows, again, jnp.maximum(squared, epsilon**2))
-  return vectors * jnp.where(overflows, down, 1.0) * jax.lax.rsqrt(length)
+
+  def usual(vectors, squared):
+    del vectors
+    return jnp.maximum(squared, epsilon**2)
+
+  def rare(vectors, squared):
+    smaller = vectors * down
+    again = jnp.sum(smaller * smaller, axis=-1, keepdims=True)
+    return jnp.where(jnp.isfinite(squared), usual(vectors, squared), again)
+
+  # Without the checkpoint, the gradient would keep what the rare branch computes.
+  length = jax.lax.cond(is_finite.all(), usual, jax.checkpoint(rare), vectors, squared)
+  return vectors * jnp.where(is_finite, 1.0, down) * jax.lax.rsqrt(length)
 
 
 def unit_rows(
