@@ -159,6 +159,11 @@ assert not {"flax", "optax", "matplotlib"} & {*sys.modules}
 assert ccl_jax.models.load and ccl_jax.probe.linear and "flax" in sys.modules
 """
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+  without = "import sys, ccl_jax; sys.modules['flax'] = None; ccl_jax.models"
+  run = subprocess.run(
+    [sys.executable, "-c", without], cwd=ROOT, capture_output=True, text=True
+  )
+  assert "ccl_jax.models needs flax: pip install 'ccl_jax[training]'" in run.stderr
   with pytest.raises(AttributeError, match="has no attribute 'models_'"):
     ccl_jax.models_  # noqa: B018
 
