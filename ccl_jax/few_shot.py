@@ -52,7 +52,7 @@ def draw(
     seed: of the draws.
 
   Raises:
-    ValueError: fewer than W classes with S + Q images.
+    ValueError: labels that are no vector; fewer than W classes with S + Q images.
 
   Example:
     >>> import numpy as np
@@ -224,6 +224,8 @@ def interval(accuracies: Float[np.ndarray, " E"]) -> float:
 
 def _rows_of(labels: np.ndarray, least: int) -> list[np.ndarray]:
   """The rows of each class that has so many."""
+  if np.ndim(labels) != 1:
+    raise ValueError(f"labels {np.shape(labels)}: expected [N], a class for each row")
   order = np.argsort(labels, kind="stable")
   order = order[labels[order] >= 0]
   cuts = np.flatnonzero(np.diff(labels[order])) + 1

@@ -6,7 +6,7 @@ import jaxtyping
 import pytest
 
 import ccl_jax
-from ccl_jax import centers, class_mesh, losses, objectives, retrieval
+from ccl_jax import centers, class_mesh, few_shot, losses, objectives, retrieval
 
 KEY = jax.random.key(0)
 BANK = centers.init(KEY, num_classes=5, dim=4)
@@ -44,6 +44,14 @@ def applied(objective, batch):
     (
       lambda: losses.contex(Z, Y, Y[:3]),
       "labels (6,) and images (3,): expected [B] each",
+    ),
+    (
+      lambda: losses.center_loss(Z, Y, C[:0]),
+      "centers (0, 4): expected [K, D] with a class at least",
+    ),
+    (
+      lambda: few_shot.draw(3, ways=1, shots=1, queries=1, tasks=1, seed=0),
+      "labels (): expected [N], a class for each row",
     ),
     # What is no array of numbers.
     (

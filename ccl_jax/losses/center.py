@@ -96,6 +96,8 @@ def center_loss(
     ECCV 2016, Eq. 2, https://doi.org/10.1007/978-3-319-46478-7_31
   """
   check_dims(embeddings=embeddings, centers=centers)
+  if not len(centers):
+    raise ValueError(f"centers {centers.shape}: expected [K, D] with a class at least")
   z = unit(drop_padding(embeddings, labels))
   own = unit(jnp.take(centers, jnp.maximum(labels, 0), axis=0, mode="clip"))
   return mask_loss(0.5 * jnp.sum((z - own) ** 2, axis=-1), labels, len(centers))
