@@ -35,6 +35,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
   atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 
+# No test writes to the user's cache, or finds there what another run has checked.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-")
+  atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], True)
+
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):

@@ -149,15 +149,6 @@ class Examples:
       pixels = image if isinstance(image, np.ndarray) else self._pixels(image)
     return {"image": pixels, "label": self.labels[index]}
 
-  def check(self, index: int) -> None:
-    """Reads an image's header and its end; raises `UnreadableImage`.
-
-    An image is decoded only where its end looks as if it was cut short.
-    """
-    with self._opened(index) as image:
-      if isinstance(image, Image.Image) and not _is_ended(image):
-        image.load()
-
   @contextlib.contextmanager
   def _opened(self, index: int) -> Iterator[np.ndarray | Image.Image]:
     """An array as the source holds it, or an opened picture; errors name the image."""
@@ -306,18 +297,6 @@ def from_arrays(
     class_names=tuple(class_names) or tuple(map(str, range(int(max(labels)) + 1))),
     channels=images.shape[-1],
   )
-
-
-def _is_ended(picture: Image.Image) -> bool:
-  """Whether a JPEG or PNG ends as these do; other formats are not looked at."""
-  mark = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(picture.format or "", b"")
-  file: Any = picture.fp  # pyright: ignore[reportAttributeAccessIssue]
-  place = file.tell()
-  file.seek(0, os.SEEK_END)
-  file.seek(max(file.tell() - 64, 0))
-  end = file.read()
-  file.seek(place)
-  return mark in end
 
 
 def _central(picture: Image.Image, size: int, side: int) -> Image.Image:

@@ -1,7 +1,9 @@
 """The images of a run, as its config names them."""
 
 import dataclasses
+import hashlib
 import itertools
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,9 +178,17 @@ def _load_splits(config: Config) -> tuple[Examples, ...]:
     )
   load = folder.load if config.data.name == "folder" else utkface.load
   train, test = load(config.data.images, seed=config.seed, **pixels)
-  folder.verify(train)
-  folder.verify(test)
+  kept = _checked(config.data.images)
+  folder.verify(train, kept)
+  folder.verify(test, kept)
   return train, test
+
+
+def _checked(images: str | Path) -> Path:
+  """The file of the user's cache that remembers which images of a folder decoded."""
+  cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  name = hashlib.sha256(os.fsencode(Path(images).resolve())).hexdigest()[:16]
+  return Path(cache, "ccl_jax", "checked", f"{name}.npy")
 
 
 def _check_depths(config: Config, data: Data) -> None:
@@ -206,5 +216,5 @@ def load_pictures(config: Config, path: Path) -> Examples:
   pictures = folder.unlabeled(
     path, image_size=config.data.image_size, channels=config.data.channels
   )
-  folder.verify(pictures)
+  folder.verify(pictures, _checked(path))
   return dataclasses.replace(pictures, shorter_side=config.data.shorter_side)

@@ -1,6 +1,8 @@
 """The user's own images."""
 
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +104,41 @@ def test_damage_is_found_by_verify_and_not_by_load(tmp_path):
   train, _ = folder.load(tmp_path, image_size=4)
   with pytest.raises(ValueError, match=r"1\.jpg of class \w .*: replace or delete it"):
     folder.verify(train)
+
+
+def decoded_by(examples, kept, monkeypatch):
+  """Verifies, and returns the names of the files that were opened."""
+  opened, opens = [], Image.open
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      Image, "open", lambda path: opened.append(Path(path).name) or opens(path)
+    )
+    folder.verify(examples, kept)
+  return opened
+
+
+def test_what_decoded_is_decoded_again_only_where_it_has_changed(tmp_path, monkeypatch):
+  images(tmp_path / "data", "abcd")
+  examples = folder.unlabeled(tmp_path / "data", image_size=4)
+  kept = tmp_path / "cache" / "checked.npy"
+  assert len(decoded_by(examples, kept, monkeypatch)) == len(examples)
+  assert decoded_by(examples, kept, monkeypatch) == []
+  changed = Path(examples.ids[3])
+  os.utime(changed, ns=(0, 1))
+  assert decoded_by(examples, kept, monkeypatch) == [changed.name]
+  kept.write_bytes(b"damaged")
+  assert len(decoded_by(examples, kept, monkeypatch)) == len(examples)
+  assert len(decoded_by(examples, None, monkeypatch)) == len(examples)
+
+
+def test_what_decoded_before_a_damaged_file_stays_done(tmp_path, monkeypatch):
+  images(tmp_path / "data", "abcd")
+  examples = folder.unlabeled(tmp_path / "data", image_size=4)
+  last = Path(examples.ids[-1])
+  whole = last.read_bytes()
+  last.write_bytes(whole[:-24])
+  kept = tmp_path / "checked.npy"
+  with pytest.raises(ValueError, match=f"cannot read image {last}"):
+    folder.verify(examples, kept)
+  last.write_bytes(whole)
+  assert decoded_by(examples, kept, monkeypatch) == [last.name]
