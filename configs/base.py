@@ -159,6 +159,7 @@ class Loss:
   sharpness: NonNegative | None = 8.0  # bank: of its repulsion; none: class means
   memory_size: Natural = 0  # past embeddings that a loss over pairs sees too
   memory_warmup_steps: Natural = 0  # first steps, in which that memory only fills
+  prefixes: tuple[Count, ...] = ()  # lengths of an embedding that serve alone, too
   sample_rate: Part = 1.0  # share of the other classes that a step contrasts with
   centers_per_class: Count = 10  # soft_triple: C
   gamma: Positive | None = None  # soft_triple: temperature among a class's centers

@@ -22,7 +22,7 @@ ROWS = [
   {"losses.proxy"},
   {"losses.center"},
   {"losses.pair"},
-  {"losses.view"},
+  {"losses.prefix", "losses.view"},
   {"losses"},
   {"few_shot", "retrieval", "thresholds"},
   {"objectives"},

@@ -53,6 +53,22 @@ def applied(objective, batch):
       lambda: few_shot.draw(3, ways=1, shots=1, queries=1, tasks=1, seed=0),
       "labels (): expected [N], a class for each row",
     ),
+    (
+      lambda: losses.supcon(Z, Y, positives=jnp.ones((6, 5), bool)),
+      "positives (6, 5) of bool: expected (6, 6) of bool",
+    ),
+    (
+      lambda: losses.triplet(Z, Y, positives=jnp.ones((6, 6), int)),
+      "positives (6, 6) of int32: expected (6, 6) of bool",
+    ),
+    (
+      lambda: losses.matryoshka(losses.arcface, [2, 5])(Z, Y, C),
+      "length 5: expected 1 to 4, as embeddings have",
+    ),
+    (
+      lambda: losses.matryoshka(losses.supcon, []),
+      "lengths are empty: give some, such as [32, 64, 128]",
+    ),
     # What is no array of numbers.
     (
       lambda: losses.triplet([[1.0, 0.0]] * 6, Y),

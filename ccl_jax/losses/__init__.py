@@ -12,6 +12,7 @@ from ccl_jax.labels import mean_over_examples
 from ccl_jax.losses.blocks import Over
 from ccl_jax.losses.center import center_contrastive, center_loss, contrastive_center
 from ccl_jax.losses.pair import contrastive, multi_similarity, supcon, triplet
+from ccl_jax.losses.prefix import matryoshka
 from ccl_jax.losses.proxy import (
   arcface,
   cosface,
@@ -31,6 +32,7 @@ __all__ = [
   "contrastive",
   "contrastive_center",
   "cosface",
+  "matryoshka",
   "mean_over_examples",
   "multi_similarity",
   "normalized_softmax",

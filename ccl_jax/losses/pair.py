@@ -40,6 +40,7 @@ def supcon(
   base_temperature: float = 0.07,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
+  positives: Bool[Array, "B N"] | None = None,
 ) -> Float[Array, " B"]:
   r"""Pulls each row toward the rows of its class, against all other rows (SupCon).
 
@@ -58,6 +59,8 @@ def supcon(
       (https://github.com/HobbitLong/SupContrast), not in the paper.
     memory: [M, D], further rows to contrast with, none of them from this batch.
     memory_labels: [M]; a negative label marks an empty slot.
+    positives: [B, B + M], which rows are positives of an anchor, in place of equal
+      labels, as where a picture has several; labels then mark padding alone.
 
   Returns:
     [B] float32, one value per row.
@@ -75,7 +78,7 @@ def supcon(
     Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, Eq. 2,
     https://arxiv.org/abs/2004.11362
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, positives)
   similarities = pairs.cosines / temperature
   all_others = jax.nn.logsumexp(similarities, axis=1, where=pairs.others)
   values = mean_gap(similarities, pairs.positives, all_others)
@@ -93,6 +96,7 @@ def multi_similarity(
   epsilon: float = 0.1,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
+  positives: Bool[Array, "B N"] | None = None,
 ) -> Float[Array, " B"]:
   r"""Weighs each pair by its own cosine and by those of the anchor's other pairs.
 
@@ -117,7 +121,7 @@ def multi_similarity(
     beta: sharpness of the negatives.
     base: lambda, the cosine that separates positives from negatives.
     epsilon: slack of the miner, in units of cosine; infinity keeps all pairs.
-    memory, memory_labels: as in `supcon`.
+    memory, memory_labels, positives: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -136,7 +140,7 @@ def multi_similarity(
     Learning, CVPR 2019, Eqs. 13 to 16, https://arxiv.org/abs/1904.06627, and
     https://github.com/msight-tech/research-ms-loss
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, positives)
   cosines, positives, negatives = pairs.cosines, pairs.positives, pairs.negatives
   if epsilon < math.inf:
     farthest = jnp.min(cosines, axis=1, where=positives, initial=jnp.inf)
@@ -156,6 +160,7 @@ def triplet(
   mining: Literal["batch_hard", "semi_hard"] = "batch_hard",
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
+  positives: Bool[Array, "B N"] | None = None,
 ) -> Float[Array, " B"]:
   r"""Asks that a negative be farther from the anchor than a positive, by a margin.
 
@@ -177,7 +182,7 @@ def triplet(
     margin: m, in units of squared distance, which goes from 0 to 4.
     mining: which triplets. batch_hard is that of Hermans et al., who also use distances
       that are not squared; semi_hard is that of Schroff et al.
-    memory, memory_labels: as in `supcon`.
+    memory, memory_labels, positives: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -200,7 +205,7 @@ def triplet(
     Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017,
     Eq. 5, https://arxiv.org/abs/1703.07737
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, positives)
   squared = 2 - 2 * pairs.cosines
   of_negatives = jnp.where(pairs.negatives, squared, jnp.inf)
   if mining == "batch_hard":
@@ -225,6 +230,7 @@ def contrastive(
   margin: float = 1.0,
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
+  positives: Bool[Array, "B N"] | None = None,
 ) -> Float[Array, " B"]:
   r"""Pulls positive pairs together, and pushes negative ones up to a margin apart.
 
@@ -242,7 +248,7 @@ def contrastive(
     embeddings: [B, D], any length, any float type; computed in float32 at least.
     labels: [B]; a negative label marks padding, which no anchor is contrasted with.
     margin: m, a distance, 0 to 2; at the default, 1, two vectors have the cosine 0.5.
-    memory, memory_labels: as in `supcon`.
+    memory, memory_labels, positives: as in `supcon`.
 
   Returns:
     [B] float32, one value per row.
@@ -260,7 +266,7 @@ def contrastive(
     Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping,
     CVPR 2006, Eq. 4, https://doi.org/10.1109/CVPR.2006.100
   """
-  pairs = pairs_of(embeddings, labels, memory, memory_labels)
+  pairs = pairs_of(embeddings, labels, memory, memory_labels, positives)
   squared = jnp.maximum(2 - 2 * pairs.cosines, _LEAST_DISTANCE**2)
   distances = jnp.sqrt(squared)
   near = pairs.negatives & (distances < margin)
@@ -276,8 +282,8 @@ class Pairs(NamedTuple):
 
   cosines: Float[Array, "B N"]
   others: Bool[Array, "B N"]  # two different rows, neither of them padding
-  positives: Bool[Array, "B N"]  # `others` that have the anchor's label
-  negatives: Bool[Array, "B N"]  # `others` that have another label
+  positives: Bool[Array, "B N"]  # `others` of the anchor's label, or as given
+  negatives: Bool[Array, "B N"]  # the rest of `others`
 
 
 def pairs_of(
@@ -285,11 +291,13 @@ def pairs_of(
   labels: Int[Array, " B"],
   memory: Num[Array, "M D"] | None = None,
   memory_labels: Int[Array, " M"] | None = None,
+  positives: Bool[Array, "B N"] | None = None,
 ) -> Pairs:
   """The pairs that a loss chooses from.
 
   Raises:
-    ValueError: if only one of `memory` and `memory_labels` is given.
+    ValueError: if only one of `memory` and `memory_labels` is given, or `positives` has
+      not a truth value for each pair.
   """
   if (memory is None) != (memory_labels is None):
     raise ValueError("memory and memory_labels: give both or neither")
@@ -303,7 +311,13 @@ def pairs_of(
     all_labels = jnp.concatenate([all_labels, memory_labels.astype(labels.dtype)])
     others = jnp.pad(others, ((0, 0), (0, len(memory))), constant_values=True)
   others &= (labels >= 0)[:, None] & (all_labels >= 0)[None, :]
-  same = labels[:, None] == all_labels[None, :]
+  same = positives
+  if same is None:
+    same = labels[:, None] == all_labels[None, :]
+  elif same.shape != others.shape or same.dtype != jnp.bool_:
+    raise ValueError(
+      f"positives {same.shape} of {same.dtype}: expected {others.shape} of bool"
+    )
   return Pairs(z @ all_z.T, others, others & same, others & ~same)
 
 

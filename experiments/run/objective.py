@@ -47,7 +47,7 @@ def make_objective(
     ValueError: if the loss cannot do what the config asks; the message says what can.
   """
   _check(config)
-  dim = config.model.projection[-1] if config.model.projection else config.model.dim
+  dim = _dim(config)
   if config.loss.name == "cross_entropy":
     return objectives.with_classifier(num_classes, dim)
   if config.loss.name in BY_VIEW:
@@ -102,7 +102,15 @@ def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., An
   if config.loss.name == "normalized_softmax":
     given["temperature"] = None if config.loss.scale is None else 1 / config.loss.scale
   given = {name: value for name, value in given.items() if value is not None}
-  return functools.partial(loss, **given)
+  loss = functools.partial(loss, **given)
+  if not config.loss.prefixes:
+    return loss
+  return losses.matryoshka(loss, sorted({*config.loss.prefixes, _dim(config)}))
+
+
+def _dim(config: Config) -> int:
+  """Of the vectors that the loss sees."""
+  return config.model.projection[-1] if config.model.projection else config.model.dim
 
 
 def settings_of(loss: Callable[..., Any]) -> list[str]:
@@ -134,6 +142,16 @@ def _class_softmaxes() -> list[str]:
 
 
 def _check(config: Config) -> None:
+  if any(length > _dim(config) for length in config.loss.prefixes):
+    raise ValueError(
+      f"loss.prefixes={config.loss.prefixes} with embeddings of {_dim(config)} numbers:"
+      " give smaller ones"
+    )
+  if config.loss.prefixes and config.loss.name == "cross_entropy":
+    raise ValueError(
+      "loss.prefixes with loss.name=cross_entropy: its classifier is over the whole"
+      " embedding; use a loss over class vectors, such as normalized_softmax"
+    )
   known = ", ".join(_class_softmaxes())
   if config.loss.sample_rate < 1 and config.loss.name not in _class_softmaxes():
     raise ValueError(

@@ -125,8 +125,9 @@ def soft_triple(x, y, w, *, scale, gamma, margin, regularizer):
   return np.array(values) + regularizer * math.fsum(apart) / pairs
 
 
-def pairs_of(x, y, memory=None, memory_labels=None):
+def pairs_of(x, y, memory=None, memory_labels=None, positives=None):
   """Of each anchor, the cosines to its positives and those to its negatives."""
+  given = positives
   rows, labels = unit(x), list(y)
   if memory is not None:
     rows = np.concatenate([rows, unit(memory)])
@@ -136,7 +137,8 @@ def pairs_of(x, y, memory=None, memory_labels=None):
     positives, negatives = [], []
     for j in range(len(rows)):
       if j != i and labels[j] >= 0:
-        kind = positives if labels[j] == y[i] else negatives
+        wanted = labels[j] == y[i] if given is None else given[i, j]
+        kind = positives if wanted else negatives
         kind.append(math.fsum(rows[i] * rows[j]))
     found.append((positives, negatives))
   return found

@@ -376,6 +376,24 @@ def test_empty_slots_of_the_memory_change_nothing(name, examples, garbage):
   np.testing.assert_allclose(found, alone, 1e-5, least(case))
 
 
+@pytest.mark.parametrize("name", OVER_PAIRS)
+@pytest.mark.parametrize("takes", ["nothing", "memory"])
+def test_pairs_may_be_named_in_place_of_labels(name, takes, examples):
+  case, (embeddings, labels, vectors) = OVER_PAIRS[name]._replace(takes=takes), examples
+  width = len(labels) + (len(vectors) if takes == "memory" else 0)
+  # Sets of labels overlap, so that to be a positive is not transitive.
+  sets = np.random.default_rng(4).random((width, 3)) < 0.4
+  positives = (sets[: len(labels)] @ sets.T).astype(bool)
+  expected = case.call(
+    case.oracle, embeddings, 0 * labels, vectors, positives=positives
+  )
+  assert not np.allclose(expected, formula(case, *examples))
+  with jax.enable_x64(True):
+    arrays = map(jnp.asarray, (embeddings, 0 * labels, vectors))
+    values = case.call(case.loss, *arrays, positives=jnp.asarray(positives))
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
 def test_a_memory_without_its_labels_is_refused(examples):
   embeddings, labels, memory = map(jnp.asarray, examples)
   with pytest.raises(ValueError, match="give both or neither"):

@@ -145,6 +145,28 @@ def test_a_part_of_the_classes_is_refused_to_a_loss_that_holds_all(settings):
     make_objective(of_loss(loss), NUM_CLASSES)
 
 
+@pytest.mark.parametrize("loss", ["arcface", "supcon"])
+def test_the_whole_embedding_is_trained_beside_its_prefixes(loss):
+  config = Config(model=Model(dim=DIM), loss=Loss(name=loss, prefixes=(2, 5)))
+  found, arrays = applied(config)
+  nested = losses.matryoshka(getattr(losses, loss), (2, 5, DIM))
+  np.testing.assert_allclose(found, nested(*arrays), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("loss", "prefixes", "message"),
+  [
+    ("supcon", (4, 9), "prefixes=(4, 9) with embeddings of 8 numbers"),
+    ("cross_entropy", (4,), "loss.name=cross_entropy: its classifier"),
+  ],
+)
+def test_prefixes_that_cannot_be_are_refused(loss, prefixes, message):
+  config = Config(model=Model(dim=DIM), loss=Loss(name=loss, prefixes=prefixes))
+  with pytest.raises(ValueError) as refused:
+    make_objective(config, NUM_CLASSES)
+  assert message in str(refused.value)
+
+
 def test_several_centers_a_class_are_no_bank():
   with pytest.raises(ValueError, match="soft_triple with loss.centers=bank"):
     make_objective(Config(loss=Loss(name="soft_triple", centers="bank")), NUM_CLASSES)
