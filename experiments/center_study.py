@@ -111,12 +111,12 @@ def study(fields: dict, steps: Sequence[int], seed: int) -> list[dict[str, Any]]
 
 def look_at(config: Config, run, data, state, ages: np.ndarray) -> dict[str, Any]:
   """Recall of validation classes, and what the centers are like, at one state."""
-  from experiments.run import testing
+  from experiments.run import scoring
 
-  embedded = testing.Embedded(*run.embed(state, data.validation))
-  centers = testing.class_centers(run.class_vectors(state), np.arange(len(ages)))
+  embedded = scoring.Embedded(*run.embed(state, data.validation))
+  centers = scoring.class_centers(run.class_vectors(state), np.arange(len(ages)))
   return {
-    "recall@1": testing.score(config, embedded)["recall@1"],
+    "recall@1": scoring.score(config, embedded)["recall@1"],
     **describe(centers, *run.embed(state, data.train), ages),
   }
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--flip: the run's rows are embeddings, and have no mirror image"
       )
 
-  from experiments.run import assemble, datasets, embeddings, testing
+  from experiments.run import assemble, datasets, embeddings, scoring
 
   with exit_on_bad_input():
     state = assemble.restore(args.workdir)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(json.dumps(about))
     return
-  tested = testing.test(config, embed, state, data)
+  tested = scoring.test(config, embed, state, data)
   embedded = tested.embedded
   if args.save_embeddings:
     folder, run = args.save_embeddings, {"workdir": str(args.workdir), **about}
@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       embeddings.save(folder / "gallery", data.gallery, embedded.gallery, run)
   metrics = tested.metrics
   if args.nmi:
-    metrics |= testing.score_clusters(config, embedded)
-  if args.thresholds and (calibration := testing.calibrate(config, embedded)):
+    metrics |= scoring.score_clusters(config, embedded)
+  if args.thresholds and (calibration := scoring.calibrate(config, embedded)):
     metrics["eer"] = calibration.eer
-    for far, (threshold, frr) in testing.chosen(calibration).items():
+    for far, (threshold, frr) in scoring.chosen(calibration).items():
       metrics |= {f"threshold at far {far:g}": threshold, f"frr at far {far:g}": frr}
   print(json.dumps({**about, **metrics}))
 

@@ -74,7 +74,7 @@ def table(stored: Sequence[store.Result]) -> str:
 
 def study(head: str, folder: Path, seed: int, steps: int) -> dict[str, Any]:
   """The retrieval of unseen classes by one head, or by the embeddings themselves."""
-  from experiments.run import assemble, datasets, testing
+  from experiments.run import assemble, datasets, scoring
   from experiments.train import versions
 
   start = time.perf_counter()
@@ -87,14 +87,14 @@ def study(head: str, folder: Path, seed: int, steps: int) -> dict[str, Any]:
     data = datasets.load_data(config)
   if head == BEFORE:
     source, rows = data.test.source, data.test.indices
-    embedded = testing.Embedded(source.images[rows], data.test.labels)
+    embedded = scoring.Embedded(source.images[rows], data.test.labels)
     steps = 0
   else:
     run = assemble.make_run(config, data)
     for step in assemble.steps(run, config, data):
       state = step.state
-    embedded = testing.Embedded(*run.embed(state, data.test))
-  metrics = testing.score(config, embedded)
+    embedded = scoring.Embedded(*run.embed(state, data.test))
+  metrics = scoring.score(config, embedded)
   return {
     "row": head,
     "column": folder.name,

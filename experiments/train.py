@@ -38,7 +38,7 @@ if TYPE_CHECKING:
   from ccl_jax.training.step import TrainState
   from experiments.run.assemble import Run
   from experiments.run.datasets import Data
-  from experiments.run.testing import Tested
+  from experiments.run.scoring import Tested
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -151,7 +151,7 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
   from ccl_jax.training.checkpoint import Checkpoints
   from ccl_jax.training.loop import NonFiniteLoss, Stopped, fit
   from ccl_jax.training.run_log import RunLog
-  from experiments.run import assemble, show, testing
+  from experiments.run import assemble, scoring, show
 
   data, run, _, batches = prepared
 
@@ -171,8 +171,8 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
     with RunLog(log_folder, step=int(state.step)) as log:
 
       def evaluate(state):
-        embedded = testing.Embedded(*run.embed(state, data.validation))
-        metrics, neighbors = testing.score_with_neighbors(config, embedded)
+        embedded = scoring.Embedded(*run.embed(state, data.validation))
+        metrics, neighbors = scoring.score_with_neighbors(config, embedded)
         sheet = show.sheet_of_neighbors(data.validation, neighbors)
         log.picture("validation/neighbors", int(state.step), sheet)
         return metrics
@@ -195,7 +195,7 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
           profile_steps=config.profile_steps,
         )
       show.tell(f"searching {len(data.test):,} test pictures")
-      tested = testing.test(config, run.embed, state, data)
+      tested = scoring.test(config, run.embed, state, data)
       log.write("test", config.steps, tested.metrics)
       centers = show.map_of(data.train, run.class_vectors(state))
   return Trained(tested, centers, log.seconds, log.events)
@@ -239,7 +239,7 @@ def warn_of_lost_events(config: Config, folder: Path, step: int) -> None:
 
 def write_results(config: Config, folder: Path, data: "Data", trained: Trained) -> None:
   """Writes result.json, with which the run counts as finished, and report.html."""
-  from experiments.run import show, testing
+  from experiments.run import scoring, show
 
   tested = trained.tested
   result = {
@@ -254,11 +254,11 @@ def write_results(config: Config, folder: Path, data: "Data", trained: Trained) 
     "versions": versions(),
   }
   if tested.cells is not None:
-    result["cells"] = testing.describe_cells(data.test, tested.cells)
+    result["cells"] = scoring.describe_cells(data.test, tested.cells)
   workdir.finish(folder, result)
   show.tell("drawing the report")
   try:
-    calibration = testing.calibrate(config, tested.embedded)
+    calibration = scoring.calibrate(config, tested.embedded)
     show.write_report(
       folder,
       config,

@@ -38,7 +38,7 @@ ROWS = [
   {"models"},
   {"data.draws"},
   {"data.views", "data.examples"},
-  {"data.corrupt", "data.pipeline", "data.splits", "data.turned"},
+  {"data.corrupt", "data.pipeline", "data.splits", "data.turned_classes"},
   {"data"},
   {"data.sources"},
   {

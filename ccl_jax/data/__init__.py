@@ -1,6 +1,17 @@
-"""Datasets, splits by class, image views and batches; NumPy only."""
+"""Datasets, splits by class, image views and batches; NumPy only.
 
-from ccl_jax.data import corrupt, draws, examples, pipeline, splits, turned, views
+`ccl_jax.data.sources` reads them: a folder of yours, or what others have published.
+"""
+
+from ccl_jax.data import (
+  corrupt,
+  draws,
+  examples,
+  pipeline,
+  splits,
+  turned_classes,
+  views,
+)
 from ccl_jax.data.examples import Examples
 from ccl_jax.data.pipeline import eval_batches, train_batches
 from ccl_jax.data.splits import hold_out_classes
@@ -15,6 +26,6 @@ __all__ = [
   "pipeline",
   "splits",
   "train_batches",
-  "turned",
+  "turned_classes",
   "views",
 ]

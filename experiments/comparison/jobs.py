@@ -165,7 +165,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
     ValueError: if a trial has no validation classes.
   """
   # These are slow to import, and not needed for a table.
-  from experiments.run import assemble, datasets, testing
+  from experiments.run import assemble, datasets, scoring
   from experiments.train import versions
 
   start = time.perf_counter()
@@ -179,7 +179,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
 
   def validate(state) -> dict[str, float]:
     embedded = parts.embed(state, data.validation)
-    return testing.score(config, testing.Embedded(*embedded))
+    return scoring.score(config, scoring.Embedded(*embedded))
 
   curve, loss, state, diverged_at = [], math.nan, None, None
   for number, _, state, metrics in assemble.steps(parts, config, data):
@@ -197,7 +197,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   elif trial:
     found = {"loss": loss, **validate(state)}
   else:
-    tested = testing.test(config, parts.embed, state, data)
+    tested = scoring.test(config, parts.embed, state, data)
     found = {"loss": loss, **tested.metrics}
   return {
     "metrics": _rounded(found),

@@ -24,7 +24,7 @@ from configs.base import Config
 from experiments.run import workdir
 from experiments.run.datasets import Data
 from experiments.run.objective import make_objective
-from experiments.run.testing import Embed
+from experiments.run.scoring import Embed
 
 # What the config calls a view.
 VIEWS: dict[str, views.View | None] = {

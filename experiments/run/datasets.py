@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ccl_jax.data import corrupt, turned
+from ccl_jax.data import corrupt, turned_classes
 from ccl_jax.data.examples import Examples
 from ccl_jax.data.sources import (
   biased_glyphs,
@@ -76,10 +76,10 @@ def load_data(config: Config) -> Data:
   validation = validation and validation.one_of_each_group()
   if config.data.turned_classes != "none":
     # After the split: a character and its turned copies train, or are held out.
-    train = turned.with_turned_classes(train)
+    train = turned_classes.with_turned_classes(train)
   if config.data.turned_classes == "all":
-    validation = validation and turned.with_turned_classes(validation)
-    test = turned.with_turned_classes(test)
+    validation = validation and turned_classes.with_turned_classes(validation)
+    test = turned_classes.with_turned_classes(test)
   seen = None
   if config.data.seen_fraction:
     train, seen = hold_out_of_classes(

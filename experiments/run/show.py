@@ -15,7 +15,7 @@ from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
 from configs import base
 from configs.base import Config
-from experiments.run import datasets, processes, testing, workdir
+from experiments.run import datasets, processes, scoring, workdir
 
 MAPPED = 10_000  # the most classes from which the map of centers chooses
 
@@ -73,7 +73,7 @@ def write_report(
 def error_rates(calibration: thresholds.Calibration) -> figures.ErrorRates:
   """What the report draws of a calibration."""
   return figures.ErrorRates(
-    **calibration._asdict(), eer=calibration.eer, chosen=testing.chosen(calibration)
+    **calibration._asdict(), eer=calibration.eer, chosen=scoring.chosen(calibration)
   )
 
 
@@ -138,7 +138,7 @@ def map_of(
     kept = np.sort(np.random.default_rng(0).permutation(len(classes))[:MAPPED])
     classes, first = classes[kept], first[kept]
   return figures.CenterMap(
-    centers=testing.class_centers(class_vectors, classes),
+    centers=scoring.class_centers(class_vectors, classes),
     images=Images(examples, first),
     names=[caption(examples.class_names[label]) for label in classes],
   )

@@ -9,7 +9,7 @@ from ccl_jax import retrieval
 from ccl_jax.training.run_log import read_events
 from configs.base import Config
 from experiments import evaluate, retrieve, train
-from experiments.run import assemble, datasets, testing, workdir
+from experiments.run import assemble, datasets, scoring, workdir
 from tests.data import tiny_archives as tiny
 
 # The configs, but for what would take a GPU.
@@ -129,19 +129,19 @@ def test_queries_are_searched_in_the_gallery_alone():
     "gallery": (np.array([[1.0, 1], [0, 1]]), np.array([1, 0])),
   }
   data = datasets.Data(None, None, "queries", "gallery")
-  found = testing.embed_test(lambda _, part: embedded[part], None, data)
-  scores = testing.score(Config(recall_at=(1, 2)), found)
+  found = scoring.embed_test(lambda _, part: embedded[part], None, data)
+  scores = scoring.score(Config(recall_at=(1, 2)), found)
   assert (scores["recall@1"], scores["recall@2"]) == (0, 1)
-  among = testing.embed_test(
+  among = scoring.embed_test(
     lambda _, part: embedded[part], None, data._replace(gallery=None)
   )
-  assert testing.score(Config(recall_at=(1,)), among)["recall@1"] == 1
+  assert scoring.score(Config(recall_at=(1,)), among)["recall@1"] == 1
 
 
 def test_clusters_count_the_gallery_too():
   far = np.eye(2, 8)
-  found = testing.Embedded(far[[0, 1]], np.array([0, 1]), far[[0, 1]], np.array([1, 0]))
+  found = scoring.Embedded(far[[0, 1]], np.array([0, 1]), far[[0, 1]], np.array([1, 0]))
   # Two groups, each half of one class and half of the other: they tell nothing.
-  assert testing.score_clusters(Config(), found)["nmi"] == pytest.approx(0, abs=1e-6)
-  alone = testing.score_clusters(Config(), found._replace(gallery=None))
+  assert scoring.score_clusters(Config(), found)["nmi"] == pytest.approx(0, abs=1e-6)
+  alone = scoring.score_clusters(Config(), found._replace(gallery=None))
   assert alone["nmi"] == pytest.approx(1)

@@ -43,7 +43,7 @@ def test_a_run_of_conv_4_tells_the_accuracy_of_its_tasks(
   arguments, tmp_path, monkeypatch
 ):
   monkeypatch.setattr("experiments.run.datasets.FEW_SHOT_QUERIES", 2)
-  monkeypatch.setattr("experiments.run.testing.FEW_SHOT_QUERIES", 2)
+  monkeypatch.setattr("experiments.run.scoring.FEW_SHOT_QUERIES", 2)
   replaced = {"model.name": "conv_net", "model.dim": 8, "data.view": "warp_far"}
   train.main(arguments(few_shot_tasks=4, **replaced))
   result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from experiments import train
-from experiments.run import testing, workdir
+from experiments.run import scoring, workdir
 from experiments.run.command_line import InputError
 from tests.experiments.conftest import SHORT
 
@@ -105,7 +105,7 @@ def test_a_damaged_config_is_named(finished, capsys):
 def test_a_folder_deleted_under_its_run_is_named(
   arguments, tmp_path, capsys, monkeypatch
 ):
-  score = testing.score_with_neighbors
+  score = scoring.score_with_neighbors
 
   def delete(*args):
     shutil.rmtree(tmp_path / "run")

@@ -8,7 +8,7 @@ import pytest
 from ccl_jax.data.examples import Decoded, Examples
 from configs import base
 from configs.base import Config, Data
-from experiments.run import datasets, testing
+from experiments.run import datasets, scoring
 
 CLASSES, DRAWINGS = 20, 9
 TAIL = {"imbalance": 2.0, "seen_fraction": 1 / 3}
@@ -132,7 +132,7 @@ def test_recall_of_seen_images_is_told_by_how_frequent_their_class_is(load):
     return rows.astype(np.float32), examples.labels
 
   made = {}
-  metrics = testing.test(Config(recall_at=(1,)), embed, None, data).metrics
+  metrics = scoring.test(Config(recall_at=(1,)), embed, None, data).metrics
   rows, labels = made[len(data.seen)], data.seen.labels.tolist()
   rows /= np.linalg.norm(rows, axis=1, keepdims=True)
   # A class is as frequent as it was before its labels were spoilt.
@@ -165,7 +165,7 @@ def test_the_thirds_are_the_same_classes_without_the_tail(load):
 
 def test_a_class_with_one_seen_image_is_no_query():
   labels = np.array([0, 0, 1, 2, 2, 3])
-  metrics = testing.score_by_rank(
+  metrics = scoring.score_by_rank(
     np.eye(4, dtype=np.float32)[labels], labels, np.array([3, 1, 0, 2])
   )
   # Rare: 0 and 3, which is alone; medium: 1, alone; frequent: 2.

@@ -25,10 +25,10 @@ def with_turned_classes(examples: Examples) -> Examples:
 
   Example:
     >>> import numpy as np
-    >>> from ccl_jax.data import examples, turned
+    >>> from ccl_jax.data import examples, turned_classes
     >>> images, labels = np.zeros((8, 4, 4, 1), np.uint8), np.repeat(np.arange(4), 2)
     >>> data = examples.from_arrays(images, labels)
-    >>> print(turned.with_turned_classes(data).class_names[3:6])
+    >>> print(turned_classes.with_turned_classes(data).class_names[3:6])
     ('rot000/3', 'rot090/0', 'rot090/1')
   """
   examples = examples.decoded()

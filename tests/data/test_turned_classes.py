@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.data.examples import Decoded, Examples
-from ccl_jax.data.turned import with_turned_classes
+from ccl_jax.data.turned_classes import with_turned_classes
 
 
 def of_pictures(height, width):

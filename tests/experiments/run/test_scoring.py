@@ -8,7 +8,7 @@ import pytest
 from ccl_jax import retrieval
 from ccl_jax.data.examples import Decoded, Examples
 from configs.base import Config
-from experiments.run import datasets, show, testing
+from experiments.run import datasets, scoring, show
 
 LABELS = np.array([0, 1, 0, 2, 1, 0, 3, 1])  # 2 and 3 are alone in their class
 
@@ -41,21 +41,21 @@ def test_the_test_examples_are_searched_once(data, tmp_path, monkeypatch):
     lambda *args, **kwargs: searches.append(args) or search(*args, **kwargs),
   )
   config = Config(recall_at=(1, 2))
-  tested = testing.test(config, embed, None, data)
+  tested = scoring.test(config, embed, None, data)
   show.write_report(
     tmp_path, config, [], tested.metrics, data, None, tested.neighbors, None
   )
   assert len(searches) == 1
   page = (tmp_path / "report.html").read_text()
   assert "Queries drawn at random" in page
-  assert tested.metrics == testing.score(config, tested.embedded)
+  assert tested.metrics == scoring.score(config, tested.embedded)
 
 
 def test_the_report_shows_the_nearest_of_each_test_example(data):
-  tested = testing.test(Config(recall_at=(1,)), embed, None, data)
+  tested = scoring.test(Config(recall_at=(1,)), embed, None, data)
   shown = show.neighbors_of(data, tested.neighbors)
   rows = tested.embedded.queries, tested.embedded.gallery
-  expected = retrieval.search(*rows, k=testing.NEIGHBORS)
+  expected = retrieval.search(*rows, k=scoring.NEIGHBORS)
   np.testing.assert_array_equal(shown.indices, expected.indices)
   np.testing.assert_allclose(shown.similarities, expected.similarities, atol=1e-6)
   searched = data.gallery or data.test
@@ -68,7 +68,7 @@ def test_fewer_rows_than_the_report_shows_are_all_shown(data):
   few = data._replace(test=examples(np.array([0, 0, 1])))
   if data.gallery:
     few = data._replace(gallery=examples(np.array([0, 1])))
-  tested = testing.test(Config(recall_at=(1,)), embed, None, few)
+  tested = scoring.test(Config(recall_at=(1,)), embed, None, few)
   assert tested.neighbors.indices.shape[1] == 2
 
 
@@ -81,7 +81,7 @@ def test_few_shot_tasks_are_of_the_kinds_that_the_classes_allow():
     bias=np.tile(np.arange(20), 24),
   )
   rows = np.eye(24)[labels] + rng.normal(0, 0.1, (480, 24))
-  found = testing.score_few_shot(config, drawings, rows)
+  found = scoring.score_few_shot(config, drawings, rows)
   kinds = {f"{w}-way {s}-shot" for w in (5, 20) for s in (1, 5)}
   kinds |= {f"{w}-way 5-shot by nearest" for w in (5, 20)}
   kinds |= {"within a family, 20-way 1-shot"}
@@ -89,5 +89,5 @@ def test_few_shot_tasks_are_of_the_kinds_that_the_classes_allow():
     f"{k} {part}" for k in kinds for part in ("accuracy", "interval")
   }
   assert all(found[f"{kind} accuracy"] > 0.9 for kind in kinds)
-  few = testing.score_few_shot(config, drawings.subset(range(6)), rows[:120])
+  few = scoring.score_few_shot(config, drawings.subset(range(6)), rows[:120])
   assert {name for name in few if "20-way" in name} == set() and len(few) == 6
