@@ -1,9 +1,10 @@
 """Deep metric learning with class centers, as pure functions on arrays.
 
 `import ccl_jax` brings the losses, the center bank, objectives, exact retrieval,
-thresholds and few-shot tasks, and needs JAX alone. `ccl_jax.models`, `data`,
-`training`, `report` and `probe` are imported when they are first used, and need what
-`pip install "ccl_jax[training]"` adds.
+thresholds and few-shot tasks, and needs JAX alone, as do `ccl_jax.labels` and
+`ccl_jax.vectors`. `ccl_jax.models`, `ccl_jax.data`, `ccl_jax.training`,
+`ccl_jax.report` and `ccl_jax.probe` are imported when they are first used, and need
+what `pip install "ccl_jax[training]"` adds.
 """
 
 import importlib

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.font_manager
 import pytest
+import termcolor
 
 import ccl_jax
+from ccl_jax.data.sources import biased_glyphs, omniglot
+from tests.data import stand_ins
+from tests.data.sources import test_omniglot
 
 ROOT = Path(__file__).parents[1]
 # The command of the README, but for the folder.
@@ -27,14 +32,9 @@ ROOMS = (
   "vectors",
 )
 PDOC = ["-m", "pdoc", "--math", "--docformat", "google", "ccl_jax"]
-# What has no example: it would need archives that are not here, a minute of drawing, or
-# a whole run, whose example is the main job.
-UNSHOWN = ("ccl_jax.data.sources", "ccl_jax.report", "ccl_jax.training.loop")
-MODULES = [
-  name
-  for _, name, _ in pkgutil.walk_packages(ccl_jax.__path__, "ccl_jax.")
-  if not name.startswith(UNSHOWN)
-]
+MODULES = [name for _, name, _ in pkgutil.walk_packages(ccl_jax.__path__, "ccl_jax.")]
+# What their examples call "datasets", where a reader has what TFDS has prepared.
+SOURCES = "ccl_jax.data.sources."
 
 
 def public(module):
@@ -49,6 +49,32 @@ def public(module):
   }
 
 
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory, archives):
+  """A folder of what a reader has downloaded, but tiny: datasets/ and an archive."""
+  folder = tmp_path_factory.mktemp("reader")
+  small = {"size": 28, "channels": 1, "counts": {"train": 80, "test": 40}}
+  stand_ins.write(folder / "datasets", "mnist", "3.0.1", **small)
+  test_omniglot.write(folder / "datasets", drawers=True)
+  for name in ("cub", "cars", "sop", "inshop"):
+    (folder / name).symlink_to(archives(name))
+  return folder
+
+
+@pytest.fixture
+def tiny(request, monkeypatch):
+  """The counts of the tiny datasets, and fewer drawings, where sources are shown."""
+  if not request.node.callspec.params["name"].startswith(SOURCES):
+    return
+  monkeypatch.chdir(request.getfixturevalue("datasets"))
+  monkeypatch.setattr(omniglot, "COUNTS", test_omniglot.COUNTS)
+  copies = {"train": range(5), "test": range(128, 138)}
+  monkeypatch.setattr(biased_glyphs, "_COPIES", copies)
+  # TFDS says once that it prepares something, and where.
+  monkeypatch.setattr(termcolor, "cprint", lambda *args, **options: None)
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_name_has_an_example_that_prints_what_it_says(name):
   module = importlib.import_module(name)
@@ -75,6 +101,8 @@ class Links(html.parser.HTMLParser):
 
 
 def test_the_pages_are_made_without_a_warning_and_their_links_lead_somewhere(tmp_path):
+  # Its list of fonts is then in the cache: pdoc warns where matplotlib asks fc-list.
+  assert matplotlib.font_manager.fontManager
   rooms = [f"ccl_jax.{room}" for room in ROOMS]
   command = [sys.executable, "-W", "error", *PDOC, *rooms, "-o", str(tmp_path)]
   run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -84,6 +112,7 @@ def test_the_pages_are_made_without_a_warning_and_their_links_lead_somewhere(tmp
   # What is in the files of losses/ has its place on their package's page.
   asked = {name for name in MODULES if not name.startswith("ccl_jax.losses.")}
   assert {f"{name.replace('.', '/')}.html" for name in asked} <= made
+  found = {}
   for path, page in pages.items():
     for link in page.links:
       if link.startswith("http"):
@@ -92,6 +121,14 @@ def test_the_pages_are_made_without_a_warning_and_their_links_lead_somewhere(tmp
       there = (path.parent / target).resolve() if target else path
       assert there in pages, f"{path.name}: {link}"
       assert not place or place in pages[there].places, f"{path.name}: {link}"
+      found.setdefault(path, set()).add(there)
+  # And from the first page each of the others can be found.
+  seen, ways = set(), [(tmp_path / "ccl_jax.html").resolve()]
+  while ways:
+    if (way := ways.pop()) not in seen:
+      seen.add(way)
+      ways += found.get(way, ())
+  assert not {path.name for path in pages.keys() - seen} - {"index.html"}
 
 
 def test_formulas_hold_nothing_that_markdown_takes_for_its_own():

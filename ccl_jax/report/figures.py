@@ -26,7 +26,15 @@ _BLUE, _ORANGE = "#3b82f6", "#e0792b"  # legible on white and on near black
 
 @dataclass(frozen=True)
 class CenterMap:
-  """Class centers, each with a picture of its class."""
+  """Class centers, each with a picture of its class.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import CenterMap
+    >>> images = np.zeros((3, 8, 8), np.uint8)
+    >>> print(CenterMap(np.eye(3), images, ["a", "b", "c"]).names[2])
+    c
+  """
 
   centers: Float[np.ndarray, "K D"]
   images: Pictures  # K
@@ -35,7 +43,14 @@ class CenterMap:
 
 @dataclass(frozen=True)
 class Cells:
-  """Accuracy of the test images of each class that have an attribute."""
+  """Accuracy of the test images of each class that have an attribute.
+
+  Example:
+    >>> from ccl_jax.report.figures import Cells
+    >>> cells = Cells(["cat", "dog"], ["day", "night"], [[0.9, None], [0.8, 0.4]])
+    >>> print(cells.accuracy[1][0])  # of dogs by day; no cat is out by night
+    0.8
+  """
 
   classes: Sequence[str]  # K
   attributes: Sequence[str]  # A
@@ -44,7 +59,23 @@ class Cells:
 
 @dataclass(frozen=True)
 class ErrorRates:
-  """How often a threshold on the cosine of two pictures is wrong."""
+  """How often a threshold on the cosine of two pictures is wrong.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import ErrorRates
+    >>> rates = ErrorRates(
+    ...   thresholds=np.array([0.2, 0.6]),
+    ...   far=np.array([0.1, 0.0]),
+    ...   frr=np.array([0.0, 0.5]),
+    ...   same=4,
+    ...   other=10,
+    ...   eer=0.1,
+    ...   chosen={0.01: (0.6, 0.5)},
+    ... )
+    >>> print(rates.chosen[0.01])
+    (0.6, 0.5)
+  """
 
   thresholds: Float[np.ndarray, " T"]  # ascending
   far: Float[np.ndarray, " T"]  # false accept rate
@@ -56,7 +87,14 @@ class ErrorRates:
 
 
 def loss_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
-  """The training loss against the step, as logged and smoothed; None without events."""
+  """The training loss against the step, as logged and smoothed; None without events.
+
+  Example:
+    >>> from ccl_jax.report.figures import loss_figure
+    >>> events = [{"event": "train", "step": s, "loss": 9 / s} for s in (1, 2, 3)]
+    >>> print(loss_figure(events).axes[0].get_title())
+    Training loss
+  """
   steps, losses = _series(events, "train", "loss")
   if not np.isfinite(losses).any():
     return None
@@ -70,7 +108,14 @@ def loss_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def validation_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
-  """Recall@1 and MAP@R of the validation classes, in percent; None without events."""
+  """Recall@1 and MAP@R of the validation classes, in percent; None without events.
+
+  Example:
+    >>> from ccl_jax.report.figures import validation_figure
+    >>> events = [{"event": "validation", "step": 5, "recall@1": 0.5, "map@r": 0.2}]
+    >>> print(validation_figure(events).axes[0].get_title())
+    Validation classes, %
+  """
   figure, axes = _axes()
   drawn = []
   for name, shown, color, style in (
@@ -90,7 +135,14 @@ def validation_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
-  """Images per second against the step; None without events."""
+  """Images per second against the step; None without events.
+
+  Example:
+    >>> from ccl_jax.report.figures import throughput_figure
+    >>> events = [{"event": "train", "step": 5, "images_per_second": 900.0}]
+    >>> print(throughput_figure(events).axes[0].get_title())
+    Images per second
+  """
   steps, speeds = _series(events, "train", "images_per_second")
   if not np.isfinite(speeds).any():
     return None
@@ -102,7 +154,23 @@ def throughput_figure(events: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def error_rates_figure(rates: ErrorRates) -> Figure:
-  """False accept and false reject rates against the threshold, in percent."""
+  """False accept and false reject rates against the threshold, in percent.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import ErrorRates, error_rates_figure
+    >>> rates = ErrorRates(
+    ...   thresholds=np.array([0.2, 0.6]),
+    ...   far=np.array([0.1, 0.0]),
+    ...   frr=np.array([0.0, 0.5]),
+    ...   same=4,
+    ...   other=10,
+    ...   eer=0.1,
+    ...   chosen={},
+    ... )
+    >>> print(error_rates_figure(rates).axes[0].get_title())
+    Errors at a threshold, %
+  """
   figure, axes = _axes()
   for shares, label, color, style in (
     (rates.far, "false accepts", _BLUE, "-"),
@@ -121,7 +189,14 @@ def error_rates_figure(rates: ErrorRates) -> Figure:
 
 
 def cells_figure(cells: Cells) -> Figure:
-  """Draws accuracy by class and attribute as squares, lighter where it is higher."""
+  """Draws accuracy by class and attribute as squares, lighter where it is higher.
+
+  Example:
+    >>> from ccl_jax.report.figures import Cells, cells_figure
+    >>> cells = Cells(["cat", "dog"], ["day", "night"], [[0.9, None], [0.8, 0.4]])
+    >>> print([text.get_text() for text in cells_figure(cells).axes[0].texts])
+    ['90', '80', '40']
+  """
   values = np.array(cells.accuracy, float)  # None becomes NaN
   rows, columns = values.shape
   figure = Figure(figsize=(1.6 + 0.62 * columns, 1.1 + 0.45 * rows))
@@ -151,6 +226,14 @@ def center_map_figure(
   Pictures that overlap are moved apart a little. The map shows at most `most` classes,
   drawn at random; it is None for fewer than three. The same input and seed give the
   same map.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import CenterMap, center_map_figure
+    >>> images = np.zeros((4, 8, 8), np.uint8)
+    >>> figure = center_map_figure(CenterMap(np.eye(4), images, "abcd"))
+    >>> print(len(figure.axes[0].images))  # a picture of each class
+    4
   """
   count = len(centers.centers)
   if count < 3:
@@ -189,6 +272,14 @@ def neighbors_figure(
 
   Raises:
     ValueError: no neighbors, or lists of different lengths.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import neighbors_figure
+    >>> images = np.zeros((3, 8, 8), np.uint8)
+    >>> figure = neighbors_figure(images[0], images[1:], [0.9, 0.4], ["cat", "dog"])
+    >>> print(*(axes.get_xlabel().replace("\\n", " ") for axes in figure.axes))
+    query cat 0.900 dog 0.400
   """
   count = len(neighbor_images)
   if count == 0 or not count == len(similarities) == len(names):
@@ -228,6 +319,18 @@ def picture_of_neighbors(
 
   Raises:
     ValueError: if there are no neighbors, or lists differ in length.
+
+  Example:
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import picture_of_neighbors
+    >>> images = np.zeros((3, 8, 8), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, "found.png")
+    ...   picture_of_neighbors(path, images[0], images[1:], [0.9, 0.4], ["cat", "dog"])
+    ...   print(os.listdir(folder))
+    ...
+    ['found.png']
   """
   figure = neighbors_figure(query_image, neighbor_images, similarities, names)
   with warnings.catch_warnings():
@@ -259,6 +362,15 @@ def sheet_of_neighbors(
     neighbors: k pictures of each query, nearest first.
     right: whether a neighbor has the query's class: a blue frame, else an orange one.
     side: of a picture with its frame, in pixels.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import sheet_of_neighbors
+    >>> images = np.zeros((6, 8, 8), np.uint8)
+    >>> right = np.array([[True, False], [True, True]])
+    >>> found = [images[2:4], images[4:]]
+    >>> print(sheet_of_neighbors(images[:2], found, right, side=32).shape)
+    (64, 96, 3)
   """
   sheet = np.full((len(queries) * side, (1 + right.shape[1]) * side, 3), 255, np.uint8)
   for row, (query, found) in enumerate(zip(queries, neighbors, strict=True)):
@@ -278,7 +390,14 @@ def sheet_of_neighbors(
 
 
 def thumbnail(image: np.ndarray, side: int) -> Image.Image:
-  """A picture whose sides are at most `side` pixels."""
+  """A picture whose sides are at most `side` pixels.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.figures import thumbnail
+    >>> print(thumbnail(np.zeros((40, 80, 3), np.uint8), 20).size)  # width, height
+    (20, 10)
+  """
   image = np.asarray(image)
   picture = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
   picture.thumbnail((side, side), Image.Resampling.LANCZOS)

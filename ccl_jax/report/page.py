@@ -40,7 +40,24 @@ _THUMBNAIL = 112  # pixels: twice the size on the page, for dense screens
 
 @dataclass(frozen=True)
 class Neighbors:
-  """Queries with their nearest gallery pictures, as `retrieval.search` finds them."""
+  """Queries with their nearest gallery pictures, as `retrieval.search` finds them.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.page import Neighbors
+    >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
+    >>> neighbors = Neighbors(
+    ...   query_images=images,
+    ...   query_labels=labels,
+    ...   gallery_images=images,
+    ...   gallery_labels=labels,
+    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
+    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
+    ...   names={0: "cat", 1: "dog"},
+    ... )
+    >>> print(neighbors.names[int(neighbors.gallery_labels[2])])
+    dog
+  """
 
   query_images: Pictures  # Q
   query_labels: Int[np.ndarray, " Q"]
@@ -53,7 +70,13 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Match:
-  """A found picture: its gallery index, class, cosine, and whether it is right."""
+  """A found picture: its gallery index, class, cosine, and whether it is right.
+
+  Example:
+    >>> from ccl_jax.report.page import Match
+    >>> print(Match(index=2, label=1, similarity=0.8, correct=False).similarity)
+    0.8
+  """
 
   index: int
   label: int
@@ -87,6 +110,19 @@ def write_report(
     cells: accuracy by class and misleading attribute.
     error_rates: of thresholds on the cosine of two test pictures.
     warnings: sentences about what the page lacks, shown at its top.
+
+  Example:
+    >>> import os, tempfile
+    >>> from ccl_jax.report.page import write_report
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, "report.html")
+    ...   events = [{"event": "train", "step": s, "loss": 9 / s} for s in (1, 2, 3)]
+    ...   result = {"recall@1": 0.75, "steps": 3, "seconds": 1.5}
+    ...   write_report(path, config={"name": "trial"}, events=events, result=result)
+    ...   with open(path) as page:
+    ...     print("75.00 %" in page.read())
+    ...
+    True
   """
   path = Path(path)
   name = str(config.get("name") or path.resolve().parent.name)
@@ -111,7 +147,24 @@ def write_report(
 
 
 def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
-  """The neighbors of a query, nearest first."""
+  """The neighbors of a query, nearest first.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.page import Neighbors, matches
+    >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
+    >>> neighbors = Neighbors(
+    ...   query_images=images,
+    ...   query_labels=labels,
+    ...   gallery_images=images,
+    ...   gallery_labels=labels,
+    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
+    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
+    ...   names={0: "cat", 1: "dog"},
+    ... )
+    >>> print(matches(neighbors, 1))
+    [Match(index=2, label=1, similarity=0.8, correct=False)]
+  """
   label = int(neighbors.query_labels[query])
   found = neighbors.indices[query, :most].tolist()
   cosines = neighbors.similarities[query, :most].tolist()
@@ -123,7 +176,24 @@ def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
 
 
 def random_queries(neighbors: Neighbors, count: int, *, seed: int = 0) -> list[int]:
-  """Queries drawn at random among those with a match, whatever they found."""
+  """Queries drawn at random among those with a match, whatever they found.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.page import Neighbors, random_queries
+    >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
+    >>> neighbors = Neighbors(
+    ...   query_images=images,
+    ...   query_labels=labels,
+    ...   gallery_images=images,
+    ...   gallery_labels=labels,
+    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
+    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
+    ...   names={0: "cat", 1: "dog"},
+    ... )
+    >>> print(random_queries(neighbors, 9))  # in order; there are but four
+    [0, 1, 2, 3]
+  """
   order = np.random.default_rng(seed).permutation(_answerable(neighbors))
   return sorted(order[:count].tolist())
 
@@ -132,6 +202,22 @@ def hardest_mistakes(neighbors: Neighbors, count: int) -> list[int]:
   """The queries with the most similar wrong answers, the most similar first.
 
   If several queries confuse the same two classes, only the first is kept.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.report.page import Neighbors, hardest_mistakes
+    >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
+    >>> neighbors = Neighbors(
+    ...   query_images=images,
+    ...   query_labels=labels,
+    ...   gallery_images=images,
+    ...   gallery_labels=labels,
+    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
+    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
+    ...   names={0: "cat", 1: "dog"},
+    ... )
+    >>> print(hardest_mistakes(neighbors, 9))
+    [1]
   """
   answerable = _answerable(neighbors)
   own = neighbors.query_labels[answerable]

@@ -26,6 +26,22 @@ class BatchIterator(Protocol):
   """Iterates over this process's rows of the batches, as Grain does.
 
   Its position can be saved and restored.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data import Examples, train_batches
+    >>> from ccl_jax.data.examples import Decoded
+    >>> from ccl_jax.training.loop import BatchIterator
+    >>> examples = Examples(
+    ...   source=Decoded(np.ones((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=np.repeat(np.arange(4, dtype=np.int32), 2),
+    ...   class_names=("a", "b", "c", "d"),
+    ...   channels=1,
+    ... )
+    >>> batches = iter(train_batches(examples, batch_size=8, seed=0))
+    >>> print(isinstance(batches, BatchIterator))
+    True
   """
 
   def __next__(self) -> Batch: ...
@@ -34,11 +50,24 @@ class BatchIterator(Protocol):
 
 
 class NonFiniteLoss(RuntimeError):
-  """The loss was NaN or infinite; the message names the step."""
+  """The loss was NaN or infinite; the message names the step.
+
+  Example:
+    >>> from ccl_jax.training.loop import NonFiniteLoss
+    >>> print(NonFiniteLoss("the loss of step 7 is nan"))
+    the loss of step 7 is nan
+  """
 
 
 class Stopped(RuntimeError):
-  """The run was asked to stop, and has saved; `step` says where."""
+  """The run was asked to stop, and has saved; `step` says where.
+
+  Example:
+    >>> import signal
+    >>> from ccl_jax.training.loop import Stopped
+    >>> print(Stopped(7, signal.SIGTERM))
+    stopped by SIGTERM at step 7
+  """
 
   def __init__(self, step: int, signal_number: int):
     super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
@@ -81,7 +110,15 @@ def _stop_request() -> Iterator[_StopRequest]:
 
 
 class Step(NamedTuple):
-  """What one step leaves behind."""
+  """What one step leaves behind.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.training.loop import Step
+    >>> step = Step(7, {"label": np.arange(2)}, None, {"loss": np.ones(())})
+    >>> print(step.number, step.metrics["loss"])
+    7 1.0
+  """
 
   number: int  # counted from 1
   batch: Batch  # this process's rows, as NumPy
@@ -107,6 +144,38 @@ def steps(
     placement: where state and batches live.
     num_steps: the number of the last step.
     waiting: makes the context of waiting for the next batch, to measure it.
+
+  Example:
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from ccl_jax.data import Examples, train_batches
+    >>> from ccl_jax.data.examples import Decoded
+    >>> from ccl_jax.training import placement
+    >>> from ccl_jax.training.loop import steps
+    >>> from ccl_jax.training.step import TrainState
+    >>> def start():  # a model of one number, in place of `step.init_state`
+    ...   return TrainState(jnp.int32(0), {"total": jnp.zeros(())}, {}, {}, {})
+    ...
+    >>> def train_step(state, batch):  # in place of `step.make_train_step`
+    ...   total = state.params["total"] + batch["image"].mean()
+    ...   state = state.replace(step=state.step + 1, params={"total": total})
+    ...   return state, {"loss": total}
+    ...
+    >>> examples = Examples(
+    ...   source=Decoded(np.ones((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=np.repeat(np.arange(4, dtype=np.int32), 2),
+    ...   class_names=("a", "b", "c", "d"),
+    ...   channels=1,
+    ... )
+    >>> batches = iter(train_batches(examples, batch_size=8, seed=0))
+    >>> place = placement.with_jit()
+    >>> state = place.make_state(start)
+    >>> for step in steps(state, train_step, batches, placement=place, num_steps=3):
+    ...   print(step.number, step.metrics["loss"])
+    ...
+    1 1.0
+    2 2.0
+    3 3.0
   """
   compiled_step = placement.compile_step(train_step)
   for number in range(int(state.step) + 1, num_steps + 1):
@@ -160,6 +229,60 @@ def fit(
     Stopped: after Ctrl-C or SIGTERM, once the state is saved. With several processes, a
       SIGTERM to any process stops all of them at the same step; Ctrl-C ends them
       without saving.
+
+  Example:
+    >>> import tempfile
+    >>> import jax.numpy as jnp, numpy as np
+    >>> from ccl_jax.data import Examples, train_batches
+    >>> from ccl_jax.data.examples import Decoded
+    >>> from ccl_jax.training import placement
+    >>> from ccl_jax.training.checkpoint import Checkpoints
+    >>> from ccl_jax.training.loop import fit
+    >>> from ccl_jax.training.run_log import RunLog
+    >>> from ccl_jax.training.step import TrainState
+    >>> def start():  # a model of one number, in place of `step.init_state`
+    ...   return TrainState(jnp.int32(0), {"total": jnp.zeros(())}, {}, {}, {})
+    ...
+    >>> def train_step(state, batch):  # in place of `step.make_train_step`
+    ...   total = state.params["total"] + batch["image"].mean()
+    ...   state = state.replace(step=state.step + 1, params={"total": total})
+    ...   return state, {"loss": total}
+    ...
+    >>> examples = Examples(
+    ...   source=Decoded(np.ones((8, 4, 4, 1), np.uint8)),
+    ...   indices=np.arange(8),
+    ...   labels=np.repeat(np.arange(4, dtype=np.int32), 2),
+    ...   class_names=("a", "b", "c", "d"),
+    ...   channels=1,
+    ... )
+    >>> batches = iter(train_batches(examples, batch_size=8, seed=0))
+    >>> place = placement.with_jit()
+    >>> with (
+    ...   tempfile.TemporaryDirectory() as folder,
+    ...   Checkpoints(f"{folder}/checkpoints") as saved,
+    ...   RunLog(folder, step=0) as log,
+    ... ):
+    ...   state = fit(
+    ...     place.make_state(start),
+    ...     train_step,
+    ...     batches,
+    ...     placement=place,
+    ...     num_steps=4,
+    ...     batch_size=8,
+    ...     learning_rate=lambda step: 0.1,
+    ...     evaluate=lambda state: {"recall@1": 0.5},
+    ...     log=log,
+    ...     checkpoints=saved,
+    ...     log_every=2,
+    ...     eval_every=4,
+    ...     checkpoint_every=4,
+    ...   )
+    ...   for event in log.events:
+    ...     print(event["event"], event["step"])
+    ...
+    train 2
+    train 4
+    validation 4
   """
   first = int(state.step)
   pending: list[tuple[int, Any]] = []
@@ -298,6 +421,18 @@ def embed(
     state: as the placement lays it out.
     batches: this process's rows of each batch, all of one size.
     num_examples: N; rows beyond it pad the last batch and are dropped.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.training.loop import embed
+    >>> from ccl_jax.training.step import TrainState
+    >>> state = TrainState(0, {}, {}, {}, {})
+    >>> def embed_step(state, images):  # in place of `Placement.compile_embed`
+    ...   return images.reshape(len(images), -1) / 255
+    ...
+    >>> batches = [{"image": np.full((2, 1, 3), i)} for i in (0, 51, 255)]
+    >>> print(embed(embed_step, state, batches, num_examples=5)[:, 0])
+    [0.  0.  0.2 0.2 1. ]
   """
   quiet = jax.process_index() > 0
   shown = tqdm(batches, "embedding", delay=10, leave=False, disable=quiet)

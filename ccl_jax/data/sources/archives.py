@@ -40,6 +40,17 @@ class Tree:
 
   Raises:
     FileNotFoundError: if there is no such file or folder.
+
+  Example:
+    >>> import os, tempfile, zipfile
+    >>> from ccl_jax.data.sources.archives import Tree
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   with zipfile.ZipFile(os.path.join(folder, "birds.zip"), "w") as archive:
+    ...     archive.writestr("birds/list.txt", "owl wren")
+    ...   tree = Tree(folder, archives=["birds.zip"], folders=["birds"])
+    ...   print(tree.read("list.txt"), tree.place("more.txt"))
+    ...
+    b'owl wren' None
   """
 
   def __init__(

@@ -52,6 +52,14 @@ def choose_colors(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
 
   Returns:
     i32[N], a color 0..9 for each example.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.sources.biased_glyphs import choose_colors
+    >>> labels = np.repeat(np.arange(10), 20)
+    >>> colors = choose_colors(labels, rho=0.95, seed=0)
+    >>> print((colors == labels).mean())
+    0.95
   """
   colors = labels.astype(np.int32)
   rng = np.random.default_rng(seed)
@@ -65,7 +73,16 @@ def choose_colors(labels: np.ndarray, rho: float, *, seed: int) -> np.ndarray:
 
 
 def paint(foreground: np.ndarray, colors: np.ndarray) -> np.ndarray:
-  """RGB images: white where the foreground u8[N,H,W] is 255, colored where it is 0."""
+  """RGB images: white where the foreground u8[N,H,W] is 255, colored where it is 0.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.sources.biased_glyphs import paint
+    >>> drawn = np.array([[[0, 255]]], np.uint8)  # one picture of two pixels
+    >>> print(paint(drawn, np.array([6]))[0, 0])  # orange, white
+    [[255 128   0]
+     [255 255 255]]
+  """
   palette = np.array(list(COLORS.values()), np.float32)
   share = foreground[..., None].astype(np.float32) / 255
   background = palette[colors][:, None, None, :]
@@ -78,6 +95,14 @@ class BiasedGlyphs(tfds.core.GeneratorBasedBuilder):
   There is a config for each rho, the share of train images whose color agrees. All
   configs have the same test split: every (digit, color) cell holds every face equally
   often.
+
+  Example:
+    >>> import tempfile
+    >>> from ccl_jax.data.sources.biased_glyphs import BiasedGlyphs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   print(BiasedGlyphs(rho=0.95, data_dir=folder).info.full_name)
+    ...
+    biased_glyphs/rho_0.95/2.0.0
   """
 
   VERSION = tfds.core.Version("2.0.0")
@@ -169,6 +194,14 @@ def load(
   Returns:
     (train, test): 20,480 and 3,200 RGB images, decoded in memory, of the same
     ten classes; `bias` is the color.
+
+  Example:
+    >>> from ccl_jax.data.sources import biased_glyphs
+    >>> train, test = biased_glyphs.load("datasets", rho=0.95)
+    >>> print(train.class_names[:2], train.bias_names[:2])
+    ('0', '1') ('red', 'green')
+    >>> print(f"{(train.labels == train.bias).mean():.2f}")
+    0.95
   """
 
   def read(builder, split):

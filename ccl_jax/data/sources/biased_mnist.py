@@ -25,6 +25,12 @@ def load(
 
   Raises:
     ValueError: if TFDS can neither find nor prepare `mnist`; the message says how.
+
+  Example:
+    >>> from ccl_jax.data.sources import biased_mnist
+    >>> train, test = biased_mnist.load("datasets", rho=0.95)
+    >>> print(train[0]["image"].shape, train.bias_names[:2])
+    (32, 32, 3) ('red', 'green')
   """
   train, test = tfds_images.load("mnist", data_dir, channels=1)
   return _painted(train, rho, seed=0), _painted(test, 0.1, seed=1)

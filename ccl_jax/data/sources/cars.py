@@ -28,6 +28,15 @@ class Cars196ZeroShot(published.Published):
   Both published layouts can be read: car_ims with cars_annos.mat, or cars_train and
   cars_test with their .mat files. Only the .mat files number the classes, since the
   names of class folders sort differently on different file systems.
+
+  Example:
+    >>> from ccl_jax.data.sources import cars, published
+    >>> benchmark = cars.Cars196ZeroShot
+    >>> print(benchmark.COUNTS["train"])  # classes, images
+    (98, 8054)
+    >>> train, test = published.load(benchmark, "datasets", images="cars", classes=2)
+    >>> print(test.num_classes)  # of 2 first classes, for a trial
+    2
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (

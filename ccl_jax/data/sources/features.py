@@ -27,7 +27,15 @@ _ROWS_CHECKED = 2**15  # at once, so that a large file does not fill the memory
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Decoded):
-  """Embeddings in place of decoded images, with a name for each, as a source."""
+  """Embeddings in place of decoded images, with a name for each, as a source.
+
+  Example:
+    >>> import numpy as np
+    >>> from ccl_jax.data.sources.features import Rows
+    >>> rows = Rows(np.eye(2, dtype=np.float32), paths=("a.png", "b.png"))
+    >>> print(rows[1]["image"], rows.paths[1])
+    [0. 1.] b.png
+  """
 
   paths: tuple[str, ...] = ()
 
@@ -46,6 +54,19 @@ def load(path: str | os.PathLike, *, seed: int = 0) -> tuple[Examples, ...]:
     FileNotFoundError: if the file, the folder or one of the arrays is missing.
     ValueError: if shapes or types do not fit, a row is not finite, or a split is
       unknown or empty; the message names the first.
+
+  Example:
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from ccl_jax.data.sources import features
+    >>> embeddings, labels = np.eye(8, 4), ["cat", "dog", "owl", "wren"] * 2
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, "features.npz")
+    ...   np.savez(path, embeddings=embeddings, labels=labels)
+    ...   train, test = features.load(path)
+    ...
+    >>> print(train.class_names, test.class_names)
+    ('cat', 'owl') ('dog', 'wren')
   """
   path = Path(path)
   arrays = _arrays(path)

@@ -18,7 +18,13 @@ from ccl_jax.data.examples import Examples
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files, as a source."""
+  """Image files, as a source.
+
+  Example:
+    >>> from ccl_jax.data.sources.folder import Files
+    >>> print(Files(("cat/1.png", "dog/1.png"))[1])
+    {'image': 'dog/1.png'}
+  """
 
   paths: tuple[str, ...]
 
@@ -49,6 +55,21 @@ def load(
     FileNotFoundError: if there is no such folder.
     ValueError: if a split has fewer than two classes, or a class has fewer than two
       images.
+
+  Example:
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> from ccl_jax.data.sources import folder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...   for name in ("cat", "dog", "owl", "wren"):
+    ...     os.mkdir(os.path.join(root, name))
+    ...     for number in (1, 2):
+    ...       picture = Image.new("RGB", (48, 32), (90 * number, 0, 0))
+    ...       picture.save(os.path.join(root, name, f"{number}.png"))
+    ...   train, test = folder.load(root, image_size=32)
+    ...   print(train.class_names, test.class_names, train[0]["image"].shape)
+    ...
+    ('cat', 'owl') ('dog', 'wren') (32, 32, 3)
   """
   root = pathlib.Path(root)
   if not root.is_dir():
@@ -78,6 +99,17 @@ def unlabeled(
   Raises:
     FileNotFoundError: if there is no such file or folder.
     ValueError: if the folder holds no images.
+
+  Example:
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> from ccl_jax.data.sources import folder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...   Image.new("RGB", (48, 32)).save(os.path.join(root, "query.png"))
+    ...   found = folder.unlabeled(root, image_size=32)
+    ...   print(len(found), found[0]["image"].shape)
+    ...
+    1 (32, 32, 3)
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -110,6 +142,20 @@ def verify(examples: Examples, kept: pathlib.Path | None = None) -> None:
 
   Raises:
     ValueError: if an image is unreadable; the message names the first and what to do.
+
+  Example:
+    >>> import os, tempfile
+    >>> from ccl_jax.data.sources import folder
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...   with open(os.path.join(root, "query.png"), "w") as file:
+    ...     file.write("no picture")
+    ...   try:
+    ...     folder.verify(folder.unlabeled(root, image_size=32))
+    ...   except ValueError as error:
+    ...     print("query.png" in str(error))
+    ...
+    10
+    True
   """
   known = _known(kept)
   marks = [_mark(path) for path in examples.ids]

@@ -44,6 +44,21 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
   The fonts are those that matplotlib ships, or a folder of fonts. Characters that have
   the same bitmap in any face (Latin A, Greek Alpha, Cyrillic A) are one class. The name
   of the config has a checksum of the fonts, so that two sets never share a folder.
+
+  Example:
+    >>> import os, pathlib, shutil, tempfile
+    >>> import matplotlib
+    >>> from ccl_jax.data.sources import glyphs
+    >>> shipped = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   fonts = pathlib.Path(folder, "fonts")
+    ...   fonts.mkdir()
+    ...   for path in shipped.glob("STIXSiz*.ttf"):  # nine faces of a few brackets
+    ...     path = shutil.copy(path, fonts)
+    ...   builder = glyphs.Glyphs(fonts=fonts, data_dir=folder)
+    ...   print(builder.info.config_name.startswith("faces_9_"))
+    ...
+    True
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -177,6 +192,21 @@ def load(
   Returns:
     (train, test): disjoint classes, gray images 32 x 32, decoded in memory. The
     copies of a (character, face) pair form a group.
+
+  Example:
+    >>> import os, pathlib, shutil, tempfile
+    >>> import matplotlib
+    >>> from ccl_jax.data.sources import glyphs
+    >>> shipped = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   fonts = pathlib.Path(folder, "fonts")
+    ...   fonts.mkdir()
+    ...   for path in shipped.glob("STIXSiz*.ttf"):  # nine faces of a few brackets
+    ...     path = shutil.copy(path, fonts)
+    ...   train, test = glyphs.load(folder, fonts=fonts)
+    ...
+    >>> print(train.num_classes, test.num_classes, train[0]["image"].shape)
+    7 7 (32, 32, 1)
   """
   with tfds_images.named_when_damaged(data_dir, Glyphs.name):
     builder = Glyphs(fonts=fonts, data_dir=data_dir)

@@ -13,7 +13,19 @@ _HEADER = ["image_name", "item_id", "evaluation_status"]
 
 
 class InShopRetrieval(published.Published):
-  """In-Shop Clothes Retrieval, split by garment as its authors did."""
+  """In-Shop Clothes Retrieval, split by garment as its authors did.
+
+  Example:
+    >>> from ccl_jax.data.sources import inshop, published
+    >>> benchmark = inshop.InShopRetrieval
+    >>> print(benchmark.COUNTS["train"])  # classes, images
+    (3997, 25882)
+    >>> train, query, gallery = published.load(
+    ...   benchmark, "datasets", images="inshop", classes=2
+    ... )
+    >>> print(query.num_classes, gallery.num_classes)  # of 2 first classes, for a trial
+    2 2
+  """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "Fetch Img/img.zip and Eval/list_eval_partition.txt of the In-shop Clothes"

@@ -44,6 +44,12 @@ def load(
   Raises:
     ValueError, OSError: a dataset that is not whole, or a list that is missing or names
       characters that the dataset lacks.
+
+  Example:
+    >>> from ccl_jax.data.sources import omniglot
+    >>> train, test = omniglot.load("datasets")
+    >>> print(train.class_names[0], train[0]["image"].shape)
+    Greek/character01 (28, 28, 1)
   """
   wanted = None if lists is None else [_listed(Path(lists, name)) for name in _LISTS]
   prepared = tfds_images.open_builder("omniglot", data_dir).data_dir

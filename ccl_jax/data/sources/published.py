@@ -24,7 +24,13 @@ from ccl_jax.data.sources.tfds_images import Records, open_records
 
 
 class Listed(NamedTuple):
-  """An image, as the lists of a benchmark have it."""
+  """An image, as the lists of a benchmark have it.
+
+  Example:
+    >>> from ccl_jax.data.sources.published import Listed
+    >>> print(Listed("images/001.Owl/1.jpg", 1, "001.Owl").class_name)
+    001.Owl
+  """
 
   path: str  # its published name
   class_id: int  # its published number; classes are ordered by it
@@ -36,7 +42,16 @@ Lists = Mapping[str, Sequence[Listed]]  # split -> its images
 
 @runtime_checkable
 class Store(Protocol):
-  """Where the images are: an `archives.Tree`, or `Prepared` records."""
+  """Where the images are: an `archives.Tree`, or `Prepared` records.
+
+  Example:
+    >>> import tempfile
+    >>> from ccl_jax.data.sources import archives, published
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   print(isinstance(archives.Tree(folder), published.Store))
+    ...
+    True
+  """
 
   path: pathlib.Path
 
@@ -50,6 +65,22 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   A subclass says what its archive is called, what it must hold, and how its lists read.
   Records keep the order in which the archive is read fastest; `info.metadata` holds the
   paths and labels of all, so that no image is read to know them.
+
+  Example:
+    >>> from ccl_jax.data.sources import published
+    >>> class Birds(published.Published, skip_registration=True):
+    ...   COUNTS = {"train": (1, 2), "test": (1, 2)}  # classes, images
+    ...   ARCHIVES, FOLDERS = ("birds.zip",), ("birds",)
+    ...   MANUAL_DOWNLOAD_INSTRUCTIONS = "Fetch birds.zip."
+    ...
+    ...   def read_lists(self, store):
+    ...     lists = {"train": [], "test": []}
+    ...     for split, path, number, name in published.read_rows(store, "list.txt", 4):
+    ...       lists[split].append(published.Listed(path, int(number), name))
+    ...     return lists
+    ...
+    >>> print(Birds.name)
+    birds
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -184,7 +215,15 @@ class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Prepared:
-  """The records that tensorflow_datasets made of a benchmark, as files by number."""
+  """The records that tensorflow_datasets made of a benchmark, as files by number.
+
+  Example:
+    >>> from ccl_jax.data.sources.published import Prepared
+    >>> prepared = Prepared.find("mnist", "datasets")
+    >>> split, name, record = next(prepared.rows())
+    >>> print(split, name, sorted(record), prepared.read(name)[1:4])
+    train train/0 ['image', 'label'] b'PNG'
+  """
 
   def __init__(self, folder: pathlib.Path):
     self.path = folder
@@ -260,6 +299,14 @@ def load(
   Raises:
     FileNotFoundError: nothing is built, and images are missing: which, and from whom.
     ValueError: an archive or a list that is not what was published.
+
+  Example:
+    >>> from ccl_jax.data.sources import cub, published
+    >>> train, test = published.load(
+    ...   cub.Cub2002011ZeroShot, "datasets", images="cub", classes=2, image_size=64
+    ... )
+    >>> print(train.num_classes, train[0]["image"].shape)
+    2 (64, 64, 3)
   """
   with tfds_images.named_when_damaged(data_dir, benchmark.name):
     builder = benchmark(images=images, classes=classes, data_dir=data_dir)
@@ -296,6 +343,15 @@ def read_rows(store: Store, name: str, fields: int) -> list[list[str]]:
   Raises:
     FileNotFoundError: no such list.
     ValueError: a line of another number of fields.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from ccl_jax.data.sources import archives, published
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   size = pathlib.Path(folder, "list.txt").write_text("1 owl\\n2 wren\\n")
+    ...   print(published.read_rows(archives.Tree(folder), "list.txt", 2))
+    ...
+    [['1', 'owl'], ['2', 'wren']]
   """
   rows = [line.split() for line in store.read(name).decode().splitlines()]
   for number, row in enumerate(rows, 1):
@@ -315,6 +371,15 @@ def check_image(data: bytes, path: str) -> None:
 
   Raises:
     ValueError: naming the image.
+
+  Example:
+    >>> from ccl_jax.data.sources.published import check_image
+    >>> try:
+    ...   check_image(b"no picture", "owl.jpg")
+    ... except ValueError as error:
+    ...   print(str(error)[:24], str(error)[-34:])
+    ...
+    owl.jpg does not decode  archive is damaged; fetch it again
   """
   try:
     with Image.open(io.BytesIO(data)) as picture:

@@ -13,7 +13,17 @@ _HEADER = ["image_id", "class_id", "super_class_id", "path"]
 
 
 class StanfordOnlineProductsZeroShot(published.Published):
-  """Stanford Online Products, split by product as its authors did."""
+  """Stanford Online Products, split by product as its authors did.
+
+  Example:
+    >>> from ccl_jax.data.sources import sop, published
+    >>> benchmark = sop.StanfordOnlineProductsZeroShot
+    >>> print(benchmark.COUNTS["train"])  # classes, images
+    (11318, 59551)
+    >>> train, test = published.load(benchmark, "datasets", images="sop", classes=2)
+    >>> print(test.num_classes)  # of 2 first classes, for a trial
+    2
+  """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "Fetch Stanford_Online_Products.zip (3,083,860,082 bytes) from Stanford:"

@@ -23,7 +23,13 @@ _FEATURES = "tensorflow_datasets.core.features."
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-  """The encoded images of a split, as a source."""
+  """The encoded images of a split, as a source.
+
+  Example:
+    >>> from ccl_jax.data.sources.tfds_images import Records
+    >>> print(Records([{"image": b"encoded", "label": 3}])[0])
+    {'image': b'encoded'}
+  """
 
   records: Any  # what TFDS calls a data source
   paths: tuple[str, ...] | None = None  # published names of the images, if any
@@ -58,6 +64,12 @@ def load(
 
   Raises:
     ValueError: if TFDS can neither find nor prepare it; the message says how to.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> train, test = tfds_images.load("mnist", "datasets", channels=1)
+    >>> print(train[0]["image"].shape, train.class_names[:2])
+    (28, 28, 1) ('0', '1')
   """
   builder = open_builder(name, data_dir)
   reader = functools.partial(
@@ -70,7 +82,14 @@ def load(
 def open_builder(
   name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
-  """The dataset of a name, prepared where it is not; errors are those of `load`."""
+  """The dataset of a name, prepared where it is not; errors are those of `load`.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> print(builder.info.features["label"].num_classes)
+    10
+  """
   root: Any = data_dir or tfds.core.constants.DATA_DIR  # pyright: ignore
   check_features(pathlib.Path(root, name.split(":")[0].split("/")[0]))
   try:
@@ -97,6 +116,19 @@ def check_features(folder: pathlib.Path) -> None:
 
   Raises:
     ValueError: naming the file and the first class of another package.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   features = pathlib.Path(folder, "features.json")
+    ...   size = features.write_text('{"pythonClassName": "theirs.Feature"}')
+    ...   try:
+    ...     tfds_images.check_features(pathlib.Path(folder))
+    ...   except ValueError as error:
+    ...     print("names theirs.Feature, which is no feature" in str(error))
+    ...
+    True
   """
   for path in folder.expanduser().rglob("features.json"):
 
@@ -125,7 +157,14 @@ def read(
   image_size: int | None = None,
   channels: int = 3,
 ) -> Examples:
-  """Examples of a split that is on disk; see `load` for the arguments."""
+  """Examples of a split that is on disk; see `load` for the arguments.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> print(tfds_images.read(builder, "test", channels=1).num_classes)
+    10
+  """
   known = builder.info.splits or {}
   if split.split("[")[0] not in known:
     raise ValueError(
@@ -147,7 +186,15 @@ def read(
 
 
 def open_records(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-  """The records of a split, their images encoded: what TFDS calls a data source."""
+  """The records of a split, their images encoded: what TFDS calls a data source.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> record = tfds_images.open_records(builder, "train")[0]
+    >>> print(record["image"][1:4])
+    b'PNG'
+  """
   open_split: Any = builder.as_data_source  # TFDS hides its signature.
   return open_split(split, decoders={"image": tfds.decode.SkipDecoding()})
 
@@ -162,6 +209,16 @@ def named_when_damaged(data_dir: str | os.PathLike | None, name: str) -> Iterato
 
   Raises:
     ValueError: naming the folder of the dataset.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> try:
+    ...   with tfds_images.named_when_damaged("datasets", "mnist"):
+    ...     raise IndexError("of a record")
+    ... except ValueError as error:
+    ...   print(str(error)[:33])
+    ...
+    the dataset in datasets/mnist can
   """
   try:
     yield
@@ -182,6 +239,11 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
 
   Raises:
     ValueError: if nothing can be written there, before anything is made.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> tfds_images.prepare(builder)  # it is there: nothing is done
   """
   _sweep(builder)
   folder = pathlib.Path(builder.data_dir)
@@ -206,7 +268,18 @@ def _sweep(builder: tfds.core.DatasetBuilder) -> None:
 
 
 def enumerate_records(records: Any, doing: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(number, record) of all, read a thousand at a time; `doing` is what is shown."""
+  """(number, record) of all, read a thousand at a time; `doing` is what is shown.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> records = tfds_images.open_records(builder, "train")
+    >>> for number, record in tfds_images.enumerate_records(records, "Counting"):
+    ...   last = number
+    ...
+    >>> print(last + 1 == len(records))
+    True
+  """
   for start in tqdm(range(0, len(records), 1024), doing):
     some = range(start, min(start + 1024, len(records)))
     yield from zip(some, records.__getitems__(list(some)), strict=True)
@@ -221,6 +294,18 @@ def kept(
 
   Going through tens of thousands of records takes ten seconds and through a million
   minutes, reading the file none.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from ccl_jax.data.sources.tfds_images import kept
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "labels.npz")
+    ...   made = kept(path, ["labels"], lambda: {"labels": np.arange(3)})
+    ...   again = kept(path, ["labels"], lambda: {"labels": "not asked for"})
+    ...
+    >>> print(again["labels"])
+    [0 1 2]
   """
   # Whatever is wrong with it, it is a copy: zip files have a checksum of each array.
   with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as saved:
@@ -238,7 +323,15 @@ def kept(
 def in_memory(
   builder: tfds.core.DatasetBuilder, split: str, examples: Examples
 ) -> Examples:
-  """The examples of a small split, decoded, from a copy kept next to the records."""
+  """The examples of a small split, decoded, from a copy kept next to the records.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> examples = tfds_images.read(builder, "test", channels=1)
+    >>> print(tfds_images.in_memory(builder, "test", examples).source.images.dtype)
+    uint8
+  """
   side = examples.image_size or "own"
   path = pathlib.Path(builder.data_dir, f"{split}_{side}_{examples.channels}.npz")
 
@@ -273,7 +366,14 @@ def _names(builder: tfds.core.DatasetBuilder, path: str) -> tuple[str, ...]:
 def values(
   builder: tfds.core.DatasetBuilder, split: str, features: list[str]
 ) -> dict[str, np.ndarray]:
-  """Values i32[N] of some features, from a copy kept next to the records."""
+  """Values i32[N] of some features, from a copy kept next to the records.
+
+  Example:
+    >>> from ccl_jax.data.sources import tfds_images
+    >>> builder = tfds_images.open_builder("mnist", "datasets")
+    >>> print(tfds_images.values(builder, "test", ["label"])["label"].dtype)
+    int32
+  """
   key = hashlib.sha256(repr((split, features)).encode()).hexdigest()[:12]
   path = pathlib.Path(builder.data_dir, f"labels_{key}.npz")
   stored = {feature: feature.replace("/", ".") for feature in features}

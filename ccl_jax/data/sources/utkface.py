@@ -29,6 +29,19 @@ def load(
   Raises:
     FileNotFoundError: if there is no such folder.
     ValueError: if the folder has fewer than ten such files.
+
+  Example:
+    >>> import os, tempfile
+    >>> from PIL import Image
+    >>> from ccl_jax.data.sources import utkface
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...   for age in range(20, 30):
+    ...     name = f"{age}_{age % 2}_{age % 5}_20170116174525125.jpg"
+    ...     Image.new("RGB", (200, 200)).save(os.path.join(root, name))
+    ...   train, test = utkface.load(root, image_size=64)
+    ...   print(len(train), len(test), train.class_names, train.bias_names)
+    ...
+    8 2 ('male', 'female') ('white', 'not white')
   """
   root = pathlib.Path(root)
   if not root.is_dir():
