@@ -58,14 +58,10 @@ def join(args: argparse.Namespace) -> None:
   given = (args.coordinator, args.num_processes, args.process_id)
   if any(value is not None for value in given):
     _check(args)
+    if args.process_id == 0:
+      _check_port(args.coordinator)
     with _waiting(args.wait):
-      try:
-        _initialize(args.wait, *given, cluster_detection_method="deactivate")
-      except RuntimeError as error:
-        raise InputError(
-          f"--coordinator={args.coordinator}: process {args.process_id} cannot listen"
-          f" there ({str(error).splitlines()[0]}): choose a port that is free"
-        ) from error
+      _initialize(args.wait, *given, cluster_detection_method="deactivate")
   elif not args.single_process:
     try:
       with _waiting(args.wait):
@@ -181,6 +177,22 @@ def _check(args: argparse.Namespace) -> None:
   host, _, port = args.coordinator.rpartition(":")
   if not host or not port.isdigit():
     raise InputError(f"--coordinator={args.coordinator}: expected HOST:PORT")
+
+
+def _check_port(coordinator: str) -> None:
+  """Raises where another program listens, as JAX may not: it shares ports of its kind.
+
+  Two jobs at one port would then get each other's processes.
+  """
+  with socket.socket() as listener:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      listener.bind(("", int(coordinator.rpartition(":")[2])))
+    except (OSError, OverflowError) as error:
+      raise InputError(
+        f"--coordinator={coordinator}: process 0 cannot listen there ({error}): choose"
+        " a port that is free"
+      ) from error
 
 
 def is_first() -> bool:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from ccl_jax.training.run_log import read_events
@@ -119,17 +118,19 @@ def test_a_process_alone_says_whom_it_waits_for_and_gives_up(arguments):
     assert process.returncode == 2
 
 
-def test_a_port_in_use_is_named(arguments, monkeypatch, capsys):
-  def fails(*args, **how):
-    raise RuntimeError("UNKNOWN: Failed to start RPC server")
-
-  monkeypatch.setattr(jax.distributed, "initialize", fails)
-  monkeypatch.setattr(jax.config, "update", lambda *args: None)
-  job = ["--coordinator=localhost:9911", "--num-processes=2", "--process-id=0"]
-  with pytest.raises(SystemExit) as stop:
-    train.main([*arguments(), *job])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_port_in_use_is_named(is_shared, arguments, capsys):
+  with socket.socket() as listener:
+    # As another job's first process listens: the second would be let in beside it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
+    listener.bind(("", 0))
+    listener.listen()
+    address = f"localhost:{listener.getsockname()[1]}"
+    job = [f"--coordinator={address}", "--num-processes=2", "--process-id=0"]
+    with pytest.raises(SystemExit) as stop:
+      train.main([*arguments(), *job])
   assert stop.value.code == 2
-  told = "error: --coordinator=localhost:9911: process 0 cannot listen there (UNKNOWN:"
+  told = f"error: --coordinator={address}: process 0 cannot listen there ([Errno"
   assert told in capsys.readouterr().err
 
 
