@@ -16,19 +16,21 @@ from jax.experimental import topologies
 
 
 class Chip(NamedTuple):
-  """What a generation of TPU multiplies at best, in bfloat16."""
+  """A device's memory, and what a generation of TPU multiplies at best, in bfloat16."""
 
-  cycles_per_second: float
-  flops_per_cycle: int
+  memory: float  # bytes
+  cycles_per_second: float = 0
+  flops_per_cycle: int = 0  # 0: its compiler has no model of time
 
 
 # A chip's published peak is the product of the two; the second follows from the number
 # and the size of its matrix units.
 CHIPS = {
-  "v4": Chip(1.05e9, 2**18),
-  "v5e": Chip(1.5e9, 2**17),
-  "v5p": Chip(1.75e9, 2**18),
-  "v6e": Chip(1.75e9, 2**19),
+  "v4": Chip(32 * 2**30, 1.05e9, 2**18),
+  "v5e": Chip(16 * 2**30, 1.5e9, 2**17),
+  "v5p": Chip(95 * 2**30, 1.75e9, 2**18),
+  "v6e": Chip(32 * 2**30, 1.75e9, 2**19),
+  "h100": Chip(84942979072),
 }
 # The smallest machine of a generation; one chip is its first.
 _SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
@@ -49,6 +51,11 @@ gpu_device_info {
 }
 platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
 """
+
+
+def chip_of(name: str) -> Chip | None:
+  """The device of a machine such as v5e:4x4; None for simulated ones."""
+  return CHIPS.get(name.partition(":")[0])
 
 
 def describe(name: str) -> list[Any]:

@@ -1,7 +1,6 @@
 """What a pod's compiler is asked for; with libtpu installed, what it answers."""
 
 import importlib.util
-import json
 import re
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from experiments.benchmarks import plan, topology
 from experiments.benchmarks.cycles import modelled_cycles
 from experiments.benchmarks.sharded_step import compile_step
+from experiments.comparison import store
 
 WITH_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu: see tests/tpu.txt"
@@ -16,12 +16,11 @@ WITH_LIBTPU = pytest.mark.skipif(
 
 
 def test_the_plan_of_a_small_step(tmp_path, capsys):
-  out = tmp_path / "plan.json"
   argv = ["--topology=cpu:4", "--classes", "4001", "--batch=64", "--dim=32"]
-  plan.main([*argv, f"--out={out}"])
+  plan.main([*argv, f"--results={tmp_path}"])
   printed = capsys.readouterr().out
   assert "nothing was run" in printed and "all-gather f32[64,32]" in printed
-  bank, trained = json.loads(out.read_text())["rows"]
+  bank, trained = store.read(tmp_path / "pods.jsonl")
   of_bank = 1001 * (4 * 32 + 4)  # a quarter of the centers and counts, padded to four
   assert 0 <= bank["stays"] - of_bank < 64 * 36
   assert 0 <= bank["in_place"] - of_bank < 64
@@ -29,6 +28,59 @@ def test_the_plan_of_a_small_step(tmp_path, capsys):
   assert bank["peak"] == bank["stays"] + bank["beside"]
   assert bank["moved"] == sum(c["bytes"] for c in bank["collectives"]) > 0
   assert "milliseconds" not in bank  # only a TPU's compiler has a model
+
+  plan.main([*argv, f"--results={tmp_path}"])
+  assert capsys.readouterr().out.count("stored already") == 2
+  assert store.read(tmp_path / "pods.jsonl") == [bank, trained]
+
+
+def test_centers_that_no_device_holds_are_not_compiled(monkeypatch, tmp_path, capsys):
+  def refuse(*args, **kwargs):
+    raise AssertionError("compiled")
+
+  monkeypatch.setattr(plan, "compile_step", refuse)
+  monkeypatch.setitem(topology.CHIPS, "cpu", topology.Chip(memory=12 * 1000 * 32))
+  argv = ["--topology=cpu:2", "--dim=32", "--centers", "trained"]
+  with pytest.raises(AssertionError, match="compiled"):
+    plan.main([*argv, "--classes", "2000"])
+  page = tmp_path / "README.md"
+  page.write_text(f"<!-- table: {tmp_path.name}/pods -->\n<!-- end -->\n")
+  argv += [f"--results={tmp_path}", f"--write={page}"]
+  plan.main([*argv, "--classes", "4000"])
+  assert "does not compile" in capsys.readouterr().out
+  assert "does not fit: 0.77 MB stay on a device of 0.38 MB" in page.read_text()
+
+
+def stored_row(code="now", **own):
+  row = {"topology": "v5e:4x4", "step": "bank", "B": 4096, "K": 10**7, "code": code}
+  row |= {"config": {"dim": 512}, "stays": 1.28e9, "beside": 64e6, "moved": 8.25e6}
+  row |= {"peak": 1.35e9, "memory": 17e9}
+  return row | own
+
+
+def test_the_table_sets_before_beside_now():
+  times = {"milliseconds": 35.07, "times_floor": 1.318}
+  rows = [
+    stored_row(K=10**8, peak=18e9, **times),
+    stored_row("before", beside=89e6, milliseconds=64.9, times_floor=2.44),
+    stored_row(topology="h100:8"),
+    stored_row(**times),
+  ]
+  lines = [line.split(" | ") for line in plan.table(rows).splitlines()[2:]]
+  assert [line[:4] for line in lines] == [
+    ["| v5e:4x4", "bank", "4,096", "10,000,000"],
+    ["| v5e:4x4", "bank", "4,096", "100,000,000"],
+    ["| h100:8", "bank", "4,096", "10,000,000"],
+  ]
+  assert lines[0][4:] == ["1.28", "64", "8.2", "35.1", "1.32", "89", "64.9", "2.44 |"]
+  assert lines[1][4] == "1.28 (more than the device's 17.0 GB in all)"
+  assert lines[2][7:9] == ["no model", "no model"]
+
+
+def test_a_command_without_a_machine_only_writes(tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    plan.main([f"--results={tmp_path}"])
+  assert "expected --topology, or --results with --write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
