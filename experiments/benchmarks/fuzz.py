@@ -65,7 +65,7 @@ def functions() -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
   found: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
   for name in losses.__all__:
     function = getattr(losses, name)
-    if name in ("Over", "mean_over_examples"):
+    if name in ("Over", "matryoshka", "mean_over_examples"):
       continue
     read = list(inspect.signature(function).parameters)
     third = "proxies" if "proxies" in read else "centers"
@@ -88,6 +88,11 @@ def functions() -> dict[str, tuple[Callable[..., Any], tuple[str, ...]]]:
     functools.partial(losses.triplet, mining="semi_hard"),
     ("embeddings", "labels"),
   )
+  for name in ("center_contrastive", "supcon"):
+    found[f"{name}, prefixes"] = (
+      losses.matryoshka(getattr(losses, name), (1, D)),
+      found[name][1],
+    )
   for rule in (centers.repulsion, centers.class_means):
     found[f"center_contrastive_loss, {rule.__name__}"] = (
       functools.partial(_loss_and_bank, rule=rule),
@@ -105,7 +110,8 @@ def _with_memory(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _loss_and_bank(embeddings, labels, class_vectors, *, rule):
   """The loss, spoilt where the new bank is not finite."""
-  bank = centers.CenterBank(class_vectors, jnp.arange(class_vectors.shape[0]))
+  counts = np.arange(len(class_vectors)) if np.ndim(class_vectors) else np.zeros(())
+  bank = centers.CenterBank(class_vectors, counts)
   loss, bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank, rule=rule)
   whole = jnp.isfinite(bank.centers).all()
   return jnp.where(whole, loss, jnp.nan)[None]
