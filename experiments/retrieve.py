@@ -42,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   from experiments.run import assemble, datasets, embeddings, show
 
   with exit_on_bad_input():
-    state = assemble.restore(args.workdir)
+    # The state takes longest to read: what cannot be searched is refused before.
     saved = embeddings.load(args.embeddings) if args.embeddings else None
+    pictures = None if saved else datasets.load_pictures(config, args.images)
+    state = assemble.restore(args.workdir)
     if saved:
       pictures = embeddings.pictures_of(saved, state, datasets.load_data(config))
       names = pictures.ids
     else:
-      pictures = datasets.load_pictures(config, args.images)
       names = [str(Path(path).relative_to(args.images)) for path in pictures.ids]
     own = row_of(args.query, pictures.ids)
     if own is None and not args.query.is_file():

@@ -1,4 +1,4 @@
-"""Kills, damage, bad input and wild calls: what a run and the library make of them.
+"""Kills, damage and wild calls: what a run and the library make of them.
 
   python -m experiments.benchmarks.faults --out=faults.json
   python -m experiments.benchmarks.faults --kills=20 --flips=0 --pairs=0 --calls=0
@@ -15,7 +15,6 @@ code 1 if anything was silent, stuck or differing; what failed stays in `--workd
   job go on, on one process or on two.
 - calls: of public functions, by wild values (finite values must have finite gradients)
   and by wrong shapes and types (a ValueError or TypeError with a message).
-- inputs: 40 commands that cannot work: one line, exit code 2.
 - cost: of checksums and lock, in one run of `configs/glyphs.py`.
 """
 
@@ -66,7 +65,6 @@ def main() -> None:
   parser.add_argument("--flips", type=int, default=300, help="bits (default: 300)")
   parser.add_argument("--pairs", type=int, default=50, help="kills (default: 50)")
   parser.add_argument("--calls", type=int, default=10**5, help="default: 100,000")
-  parser.add_argument("--inputs", type=int, default=40, help="commands (default: 40)")
   parser.add_argument("--cost", type=int, default=200, help="steps (default: 200)")
   parser.add_argument("--minutes", type=float, help="for each campaign, at most")
   parser.add_argument("--seed", type=int, default=0)
@@ -77,14 +75,13 @@ def main() -> None:
   place.mkdir(parents=True, exist_ok=True)
   make_cheap(place)
 
-  from experiments.benchmarks import bad_inputs, fuzz
+  from experiments.benchmarks import fuzz
 
   campaigns: dict[str, Callable[..., dict[str, Any]]] = {
     "kills": kills,
     "flips": flips,
     "pairs": pairs,
     "calls": fuzz.calls,
-    "inputs": bad_inputs.inputs,
     "cost": cost,
   }
   found = {}

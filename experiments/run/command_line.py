@@ -12,7 +12,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -117,10 +117,10 @@ def parse(
   for argument in rest:
     name, equals, value = argument.removeprefix(PREFIX).partition("=")
     if not argument.startswith(PREFIX):
-      known = [o for action in parser._actions for o in action.option_strings]
-      parser.error(
-        f"unknown argument {argument}{_nearest(argument.split('=')[0], known)}"
-      )
+      known = {o: o for action in parser._actions for o in action.option_strings}
+      known |= {f"--{field}": f"{PREFIX}{field}" for field in base.hints()}
+      near = _nearest(argument.split("=")[0], known)
+      parser.error(f"unknown argument {argument}{near}")
     if not equals:
       parser.error(f"{argument} has no value; write {PREFIX}{name}=VALUE")
     overrides[name] = value
@@ -173,12 +173,15 @@ def _nearest_field(name: str, known: typing.Iterable[str]) -> str:
   """The field of that name in another section, or else the one spelled nearest."""
   last = name.rpartition(".")[2]
   same = [full for full in known if full.rpartition(".")[2] == last]
-  return f"; did you mean {same[0]}?" if same else _nearest(name, known)
+  if same:
+    return f"; did you mean {same[0]}?"
+  return _nearest(name, {full: full for full in known})
 
 
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-  return f"; did you mean {close[0]}?" if close else ""
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+  """A hint at what `known` has for the name that is spelled most like this one."""
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f"; did you mean {known[close[0]]}?" if close else ""
 
 
 def _is_union(hint: Any) -> bool:

@@ -225,7 +225,10 @@ def read_config(folder: Path) -> Config:
       "folder holds no checkpoint; else write it anew from the run's config"
     ) from error
   if unknown := sorted(stored.keys() - base.fields(Config()).keys()):
-    raise InputError(f"{path} was written by another version: it has {unknown}")
+    raise InputError(
+      f"{path} was written by another version, whose fields this one lacks: "
+      f"{', '.join(unknown)}; go on with that version, or give another folder"
+    )
   # JSON has lists where the schema has tuples.
   values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
   return base.replace(Config(), values)

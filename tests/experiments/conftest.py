@@ -17,6 +17,15 @@ SHORT = {
 }
 
 
+def refusal(main, argv, capsys):
+  """The one line with which a command ends, with exit code 2."""
+  with pytest.raises(SystemExit) as stop:
+    main(argv)
+  told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+  assert stop.value.code == 2 and len(told) == 1
+  return told[0]
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
   """Sixteen classes of four pictures: a bright spot in a place of its class."""

@@ -15,7 +15,7 @@ from ccl_jax.training.checkpoint import Checkpoints
 from configs.base import Config, Data
 from experiments import train
 from experiments.run import assemble, command_line, datasets
-from tests.experiments.run.test_command_line import refusal
+from tests.experiments.conftest import refusal
 from tests.models import oracles
 from tests.models.test_import_torch import safetensors
 

@@ -39,12 +39,6 @@ def test_a_data_dir_that_cannot_be_written_to_is_told_before_a_dataset_is_drawn(
   assert not any(data.iterdir())
 
 
-def test_a_file_in_the_place_of_a_folder_is_one_line(arguments, tmp_path, capsys):
-  (tmp_path / "file").write_text("")
-  argv = arguments(workdir=tmp_path / "file" / "run")
-  assert "file is no folder that can be" in refused(argv, capsys)
-
-
 def test_a_disk_too_small_for_the_checkpoints_is_known_before_training(
   arguments, tmp_path, capsys, monkeypatch
 ):

@@ -8,7 +8,7 @@ import pytest
 from experiments import train
 from experiments.run import scoring, workdir
 from experiments.run.command_line import InputError
-from tests.experiments.conftest import SHORT
+from tests.experiments.conftest import SHORT, refusal
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,7 @@ def finished(tmp_path_factory, pictures):
 
 
 def refused(argv, capsys):
-  """The one line with which a command ends, with exit code 2."""
-  with pytest.raises(SystemExit) as stop:
-    train.main(argv)
-  told = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-  assert stop.value.code == 2 and len(told) == 1
-  return told[0]
+  return refusal(train.main, argv, capsys)
 
 
 def test_a_folder_that_another_run_holds_is_refused_untouched(
@@ -94,14 +89,6 @@ def test_a_broken_line_of_the_log_is_left_out_with_a_warning(finished, caplog):
   assert len(path.read_bytes().splitlines()) == len(lines)
 
 
-def test_a_damaged_config_is_named(finished, capsys):
-  folder, argv = finished
-  whole = (folder / "config.json").read_text()
-  (folder / "config.json").write_text(whole[:30])
-  assert "config.json is damaged" in refused(argv, capsys)
-  (folder / "config.json").write_text(whole)
-
-
 def test_a_folder_deleted_under_its_run_is_named(
   arguments, tmp_path, capsys, monkeypatch
 ):
@@ -111,12 +98,12 @@ def test_a_folder_deleted_under_its_run_is_named(
     shutil.rmtree(tmp_path / "run")
     return score(*args)
 
-  monkeypatch.setattr(testing, "score_with_neighbors", delete)
+  monkeypatch.setattr(scoring, "score_with_neighbors", delete)
   # No save is under way at the evaluation: it would race with the deletion itself.
   argv = arguments(steps=8, checkpoint_every=8)
   told = refused(argv, capsys)
   assert "run was deleted while the run went on: the same command starts anew" in told
-  monkeypatch.setattr(testing, "score_with_neighbors", score)
+  monkeypatch.setattr(scoring, "score_with_neighbors", score)
   train.main(argv)
   assert workdir.is_finished(tmp_path / "run")
 
