@@ -32,8 +32,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from configs import base, sop
-from experiments.benchmarks import topology
+from ccl_jax.training import placement
+from experiments.benchmarks import resnet, topology
 from experiments.benchmarks.collectives import collectives
 from experiments.benchmarks.cycles import modelled_cycles
 from experiments.benchmarks.sharded_step import compile_step
@@ -42,7 +42,7 @@ from experiments.run import command_line
 
 STUDY = "pods"
 CENTERS = ["bank", "bank in bfloat16", "repelling bank", "trained"]
-RESNET, RESNET_CLASSES = "ResNet-50", 11318  # Stanford Online Products' train classes
+RESNET = "ResNet-50"
 # Operations of a step for one image at 224 px: 4.1e9 multiply-adds forward (He et al.,
 # 2016, Table 1 has 3.8e9, of the version whose stride is in the first convolution of a
 # block), and twice as many backward.
@@ -98,7 +98,7 @@ def plan_all(
   print(f"{machine}, {sizes}: compiled, and nothing was run\n")
   asked = [(name, K) for K in flags.classes for name in flags.centers]
   if flags.resnet:
-    asked = [(RESNET, RESNET_CLASSES)]
+    asked = [(RESNET, resnet.CLASSES)]
   done = {identity(row) for row in stored}
   for name, num_classes in asked:
     row = {
@@ -168,42 +168,27 @@ def plan_loss(flags, num_classes: int, centers: Any, devices: list[Any]) -> dict
 
 def plan_resnet(flags, devices: list[Any]) -> dict:
   """A row of the table, for the data-parallel step of ResNet-50 with a bank."""
-  # These bring the readers of datasets, which the loss does not need.
-  from ccl_jax.training import placement, step
-  from experiments.run import assemble
-  from experiments.run.objective import make_objective
-
-  batch_size = flags.batch
-  config = base.replace(
-    sop.get_config(), {"batch_size": batch_size, "model.dim": flags.dim}
-  )
-  model, optimizer = assemble.make_model(config), assemble.make_optimizer(config)
-  objective = make_objective(config, RESNET_CLASSES)
-  place = placement.with_jit(devices)
-  size = config.data.image_size
-  key = jax.random.key(0)
-  mesh = placement.data_mesh(devices)
+  config = resnet.make_config(flags.batch)
+  init, train_step = resnet.make_step(config)
+  place, mesh = placement.with_jit(devices), placement.data_mesh(devices)
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-  state = jax.eval_shape(
-    lambda: step.init_state(
-      key, model, objective, optimizer, jnp.zeros((size, size, 3), jnp.uint8)
-    )
-  )
 
   def described(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-  state = jax.tree.map(lambda leaf: described(leaf.shape, leaf.dtype, whole), state)
+  state = jax.tree.map(
+    lambda leaf: described(leaf.shape, leaf.dtype, whole), jax.eval_shape(init)
+  )
+  side = config.data.image_size
   batch = {
-    "image": described((batch_size, size, size, 3), jnp.uint8, by_rows),
-    "label": described((batch_size,), jnp.int32, by_rows),
+    "image": described((flags.batch, side, side, 3), jnp.uint8, by_rows),
+    "label": described((flags.batch,), jnp.int32, by_rows),
   }
   start = time.perf_counter()
-  train_step = step.make_train_step(model, objective, optimizer, key=key)
   compiled = place.compile_step(train_step).lower(state, batch).compile()
   seconds = round(time.perf_counter() - start, 1)
-  chip, flops = topology.chip_of(flags.topology), RESNET_FLOPS * batch_size
+  chip, flops = topology.chip_of(flags.topology), RESNET_FLOPS * flags.batch
   return {"compile_seconds": seconds, **read(compiled, chip, flops / len(devices))}
 
 

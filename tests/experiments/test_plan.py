@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+from functools import partial
 
 import pytest
 
-from experiments.benchmarks import plan, topology
+from ccl_jax.models.resnet import ResNet
+from experiments.benchmarks import plan, resnet, topology
 from experiments.benchmarks.cycles import modelled_cycles
 from experiments.benchmarks.sharded_step import compile_step
 from experiments.comparison import store
@@ -32,6 +34,23 @@ def test_the_plan_of_a_small_step(tmp_path, capsys):
   plan.main([*argv, f"--results={tmp_path}"])
   assert capsys.readouterr().out.count("stored already") == 2
   assert store.read(tmp_path / "pods.jsonl") == [bank, trained]
+
+
+def test_the_plan_of_a_resnet_has_its_own_classes(tmp_path, monkeypatch):
+  tiny = partial(ResNet, depths=(1,), bottleneck=False, width=4)
+  monkeypatch.setattr("ccl_jax.models.resnet.resnet18", tiny)
+  monkeypatch.setattr(
+    resnet, "make_config", partial(resnet.make_config, side=16, network="resnet18")
+  )
+  monkeypatch.setattr(resnet, "CLASSES", 40)
+  plan.main(["--topology=cpu:4", "--resnet", "--batch=8", f"--results={tmp_path}"])
+  (row,) = store.read(tmp_path / "pods.jsonl")
+  assert (row["step"], row["B"], row["K"]) == ("ResNet-50", 8, 40)
+  # The bank is whole on each device, and so are the network and Adam's two moments.
+  assert row["stays"] > 4 * 40 * 512 + 3 * 4 * 512 * 4
+  moved = " ".join(c["shape"] for c in row["collectives"])
+  assert "f32[512,4]" in moved, "the gradient of the head"
+  assert "[40,512]" not in moved, "the bank"
 
 
 def test_centers_that_no_device_holds_are_not_compiled(monkeypatch, tmp_path, capsys):
