@@ -26,7 +26,8 @@ class CenterBank(NamedTuple):
   """One direction per class, moved by every batch.
 
   Attributes:
-    centers: f32[K, D], rows of unit length.
+    centers: f32[K, D], rows of unit length, which a loss over the bank takes as they
+      are; `vectors.unit` makes them of others.
     counts: i32[K], examples seen so far; 0: never visited.
 
   Example:

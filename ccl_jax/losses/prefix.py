@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from jaxtyping import Array, Float, Int, Num
 
+from ccl_jax.vectors import check_arrays
+
 __all__ = ["matryoshka"]
 
 
@@ -48,14 +50,17 @@ def matryoshka(
   def nested(
     embeddings: Num[Array, "B D"], labels: Int[Array, " B"], *others: Array, **options
   ) -> Float[Array, " B"]:
+    check_arrays(embeddings=embeddings)
     dim = embeddings.shape[-1]
     if bad := [length for length in lengths if not 1 <= length <= dim]:
       raise ValueError(f"length {bad[0]}: expected 1 to {dim}, as embeddings have")
 
     def at(length):
-      vectors = [x[..., :length] if x.ndim > 1 else x for x in others]
-      cut = {"memory": options["memory"][:, :length]} if "memory" in options else {}
-      return loss(embeddings[:, :length], labels, *vectors, **options | cut)
+      def cut(array):  # `loss` says what is wrong with what is no such array
+        return array[..., :length] if getattr(array, "ndim", 0) > 1 else array
+
+      memory = {"memory": cut(options["memory"])} if "memory" in options else {}
+      return loss(cut(embeddings), labels, *map(cut, others), **options | memory)
 
     return sum(map(at, lengths[1:]), at(lengths[0])) / len(lengths)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ccl_jax
-from ccl_jax import centers, few_shot, losses, objectives, retrieval
+from ccl_jax import centers, few_shot, losses, objectives, retrieval, vectors
 
 B, D, K = 6, 4, 5
 AT_ONCE = 512  # calls of one compiled function
@@ -110,8 +110,10 @@ def _with_memory(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _loss_and_bank(embeddings, labels, class_vectors, *, rule):
   """The loss, spoilt where the new bank is not finite."""
+  if np.ndim(class_vectors) == 2:  # a bank's rows have unit length
+    class_vectors = vectors.unit(jnp.asarray(class_vectors))
   counts = np.arange(len(class_vectors)) if np.ndim(class_vectors) else np.zeros(())
-  bank = centers.CenterBank(class_vectors, counts)
+  bank = centers.CenterBank(class_vectors, jnp.asarray(counts))
   loss, bank = ccl_jax.center_contrastive_loss(embeddings, labels, bank, rule=rule)
   whole = jnp.isfinite(bank.centers).all()
   return jnp.where(whole, loss, jnp.nan)[None]
