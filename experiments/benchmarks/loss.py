@@ -12,7 +12,8 @@ alike. The floor is two bare matrix products of that size, which every exact los
 gradient needs. Memory is the peak that a step adds to its arguments, measured in a
 separate process (Linux, or JAX on an accelerator). PyTorch uses a GPU too if there is
 one. Everything is float32, except that `--dtype` sets the type of our bank, of our
-products and of the floor.
+products and of the floor. A contestant for which the memory is not enough says so;
+`--contestants` and `--no-memory` spare time where there are many classes.
 """
 
 import argparse
@@ -43,7 +44,7 @@ FLOOR, OURS, ARCFACE = "two matrix products", "ccl_jax", "ccl_jax, ArcFace"
 Step = Callable[[], float | None]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
     "--size", type=int, nargs=3, action="append", metavar=("B", "K", "D")
@@ -53,15 +54,21 @@ def main() -> None:
   parser.add_argument(
     "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the bank"
   )
+  parser.add_argument(
+    "--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS)
+  )
+  parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
   parser.add_argument("--memory-of", choices=CONTESTANTS, help=argparse.SUPPRESS)
-  flags = parser.parse_args()
+  flags = parser.parse_args(argv)
+  if not {FLOOR, OURS} <= set(flags.contestants):
+    parser.error(f"--contestants must name {FLOOR!r} and {OURS!r}")
   sizes = flags.size or SIZES
   if flags.memory_of:
     print(step_memory(flags.memory_of, flags.dtype, *sizes[0]))
     return
   results = []
   for size in sizes:
-    rows = compare(*size, flags.dtype, flags.turns)
+    rows = compare(*size, flags)
     print_table(size, rows)
     sizes_of = dict(zip("BKD", size, strict=True))
     results.append({**sizes_of, "dtype": flags.dtype, "rows": rows})
@@ -210,17 +217,27 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
 
 
 def compare(
-  num_rows: int, num_classes: int, dim: int, dtype: str, turns: int
+  num_rows: int, num_classes: int, dim: int, flags: argparse.Namespace
 ) -> dict[str, dict]:
-  """A row of the table for each contestant; empty if it is not installed."""
-  size = num_rows, num_classes, dim
+  """A row of the table for each contestant; {"missing"} if it cannot take part."""
+  size, dtype = (num_rows, num_classes, dim), flags.dtype
+  arrays = draw(*size)
   steps: dict[str, Step] = {}
-  for name, make in CONTESTANTS.items():
+  first: dict[str, float | None] = {}
+  missing: dict[str, str] = {}
+  for name in flags.contestants:
     try:
-      steps[name] = make(dtype, *draw(*size))
+      # A contestant may train the array that it is given.
+      step = CONTESTANTS[name](dtype, *(array.copy() for array in arrays))
+      first[name], steps[name] = step(), step
     except ImportError:
+      missing[name] = "not installed"
       print(f"{name} is not installed: see experiments/benchmarks/requirements.txt")
-  first = {name: step() for name, step in steps.items()}
+    except RuntimeError as error:  # of JAX and of PyTorch
+      if not re.search("out of memory|RESOURCE_EXHAUSTED", str(error), re.IGNORECASE):
+        raise
+      missing[name] = "out of memory"
+  del arrays
   for name in steps.keys() - {FLOOR, ARCFACE}:  # these compute other functions
     near = 1e-4 if dtype == "float32" else 1e-2
     np.testing.assert_allclose(first[name], first[OURS], rtol=near, err_msg=name)
@@ -229,7 +246,7 @@ def compare(
   steps[FLOOR]()
   repeats = max(1, round(0.1 / (time.perf_counter() - start)))
   times: dict[str, list[float]] = {name: [] for name in steps}
-  for _ in range(turns):
+  for _ in range(flags.turns):
     for name, step in steps.items():
       start = time.perf_counter()
       for _ in range(repeats):
@@ -245,11 +262,11 @@ def compare(
       "times_floor": round(medians[name] / medians[FLOOR], 2),
       "times_ours": round(medians[name] / medians[OURS], 2),
       "teraflops": round(products / medians[name] / 1e12, 3),
-      "megabytes": memory_in_a_process(name, dtype, size),
+      "megabytes": memory_in_a_process(name, dtype, size) if flags.memory else None,
     }
     if name in times
-    else {}
-    for name in CONTESTANTS
+    else {"missing": missing[name]}
+    for name in flags.contestants
   }
 
 
@@ -292,8 +309,12 @@ def print_table(size: list[int], rows: dict[str, dict]) -> None:
   titles = ["ms a step", "fastest", "x floor", "x ccl_jax", "TFLOP/s", "MB"]
   print(f"{'':26}" + "".join(f"{title:>12}" for title in titles))
   for name, row in rows.items():
-    cells = [f"{'-' if v is None else v:>12}" for v in row.values()]
-    print(f"{name:26}" + ("".join(cells) or f"{'not installed':>24}"))
+    if "missing" in row:
+      print(f"{name:26}{row['missing']:>24}")
+      continue
+    print(
+      f"{name:26}" + "".join(f"{'-' if v is None else v:>12}" for v in row.values())
+    )
 
 
 if __name__ == "__main__":
