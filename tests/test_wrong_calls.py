@@ -75,6 +75,10 @@ def applied(objective, batch):
       "embeddings: expected an array of numbers, got list",
     ),
     (
+      lambda: losses.nt_xent(Z, Y, [0, 0, 1, 1, 2, 2]),
+      "images: expected an array of numbers, got list",
+    ),
+    (
       lambda: losses.cosface(Z, Y, "proxies"),
       "class_vectors: expected an array of numbers, got str",
     ),

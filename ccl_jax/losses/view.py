@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from ccl_jax.losses.pair import Pairs, mean_gap, pairs_of, spread
+from ccl_jax.vectors import check_arrays
 
 __all__ = ["contex", "nt_xent"]
 
@@ -136,6 +137,7 @@ def _views_apart(
   images: Int[Array, " N"],
   temperature: float,
 ) -> Float[Array, " N"]:
+  check_arrays(images=images)
   if images.shape != labels.shape:
     raise ValueError(
       f"labels {labels.shape} and images {images.shape}: expected [B] each"
