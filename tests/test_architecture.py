@@ -186,6 +186,12 @@ def test_the_version_is_that_of_the_pages_about_it():
   assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_a_tagged_commit_is_the_version_of_its_tag():
+  command = ["git", "tag", "--points-at", "HEAD", "v*"]
+  tags = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+  assert set(tags.split()) <= {f"v{ccl_jax.__version__}"}
+
+
 def test_every_file_that_is_no_module_is_installed_too():
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())
   listed = project["tool"]["setuptools"]["package-data"]["ccl_jax"]

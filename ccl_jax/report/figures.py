@@ -180,7 +180,7 @@ def error_rates_figure(rates: ErrorRates) -> Figure:
     axes.plot(rates.thresholds, percent, style, color=color, linewidth=2, label=label)
   # Where next to nothing happens at the ends is left out.
   told = np.flatnonzero((rates.far < 0.999) & (rates.frr < 0.999))
-  if len(told):
+  if len(told) > 1:
     axes.set_xlim(*rates.thresholds[told[[0, -1]]].tolist())
   axes.legend(frameon=False, labelcolor=INK, loc="best")
   axes.set_xlabel("least cosine of a pair that is accepted", fontsize=9, color=INK)

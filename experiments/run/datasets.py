@@ -71,7 +71,12 @@ def load_data(config: Config) -> Data:
       "probe=none, or a dataset whose classes are the same in both"
     )
   hold_out = hold_out_classes if config.probe == "none" else hold_out_images
-  train, validation = hold_out(train, config.data.validation_fraction, seed=config.seed)
+  fraction = config.data.validation_fraction
+  try:
+    train, validation = hold_out(train, fraction, seed=config.seed)
+  except ValueError as error:
+    told = f"--config.data.validation_fraction={fraction}: {error}"
+    raise ValueError(told) from error
   # Test images have no second picture of the same drawing that is easy to find.
   validation = validation and validation.one_of_each_group()
   if config.data.turned_classes != "none":

@@ -152,8 +152,8 @@ BAD = [
   ),
   (
     "train RUN --config.data.validation_fraction=0.9",
-    "fraction 0.9 of 8 classes holds out 7 and keeps 1: both sides need at least 2; "
-    "change the fraction, or give 0",
+    "--config.data.validation_fraction=0.9: fraction 0.9 of 8 classes holds out 7 and "
+    "keeps 1: both sides need at least 2; change the fraction, or give 0",
   ),
   (
     "train RUN --config.data.images=none",

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -270,3 +271,8 @@ def test_thresholds_are_drawn_and_listed_with_their_errors(tmp_path):
   np.testing.assert_allclose(accepts.get_xdata(), rates.thresholds)
   np.testing.assert_allclose(accepts.get_ydata(), [100, 50, 1, 0])
   np.testing.assert_allclose(rejects.get_ydata(), [0, 10, 20, 100])
+  # No axis shrinks to the one threshold that is between the ends, with a warning.
+  ends = np.array([1, 1, 0.5, 0]), np.array([0, 0, 0.1, 1])
+  one = dataclasses.replace(rates, far=ends[0], frr=ends[1])
+  low, high = figures.error_rates_figure(one).axes[0].get_xlim()
+  assert low <= -0.5 and 1.5 <= high
