@@ -17,7 +17,8 @@ CONFIGS = {
   "lost.txt": "import nowhere",
   "steps.py": "STEPS = 3",
 }
-# RUN is a short run in PLACE/run on PLACE/pictures, for 8 devices; see `place`.
+# RUN is a short run in PLACE/run on PLACE/pictures, for 8 devices; see `place`. TFDS
+# keeps what TFDS makes there, too.
 BAD = [
   (
     "train RUN --config.stepz=10",
@@ -200,14 +201,14 @@ BAD = [
     "image file 'PLACE/text/class_07/1.png'): replace or delete it",
   ),
   (
-    "train RUN --config.data.name=cub --config.data.images=PLACE/other.zip",
+    "train RUN --config.data.name=cub --config.data.images=PLACE/other.zip TFDS",
     "PLACE/other.zip holds no images.txt. Fetch CUB_200_2011.tgz (1,150,585,339 bytes) "
     "from Caltech: https://data.caltech.edu/records/65de6-vp158. Put it in a folder of "
     "yours, packed or unpacked, and name that folder: images=FOLDER (on the command "
     "line --config.data.images=FOLDER)",
   ),
   (
-    "train RUN --config.data.name=cars --config.data.images=PLACE/cars.tgz",
+    "train RUN --config.data.name=cars --config.data.images=PLACE/cars.tgz TFDS",
     "PLACE/cars.tgz cannot be read as an archive (Compressed file ended before the "
     "end-of-stream marker was reached): it is cut short or damaged; compare its size "
     "with the published one, and fetch it again",
@@ -419,9 +420,9 @@ def test_a_command_that_cannot_work_ends_with_one_line(command, line, place, cap
   short = {**SHORT, "data.images": "PLACE/pictures"}
   run = ["--config=configs/glyphs.py --workdir=PLACE/run"]
   run += [f"--config.{field}={value}" for field, value in short.items()]
-  name, *argv = (
-    command.replace("RUN", " ".join(run)).replace("PLACE", str(place)).split()
-  )
+  command = command.replace("TFDS", "--config.data.data_dir=PLACE/tfds")
+  command = command.replace("RUN", " ".join(run)).replace("PLACE", str(place))
+  name, *argv = command.split()
   main = importlib.import_module(f"experiments.{name}").main
   expected = f"error: {line}".replace("PLACE", str(place))
   assert refusal(main, argv, capsys) == expected
