@@ -250,12 +250,12 @@ COLUMNS += [f"before: {title}" for title in ("beside, MB", "model, ms", "x floor
 def table(stored: Sequence[store.Result]) -> str:
   """Today's rows by machine, step and classes, and beside them those of before."""
   before = {identity({**row, "code": "now"}): row for row in stored if is_before(row)}
-  machines = list(dict.fromkeys(row["topology"] for row in stored))
-  steps = [*CENTERS, RESNET]
+  kinds, steps = [*topology.CHIPS, "cpu"], [*CENTERS, RESNET]
   rows = sorted(
     (row for row in stored if not is_before(row)),
     key=lambda row: (
-      machines.index(row["topology"]),
+      kinds.index(row["topology"].partition(":")[0]),
+      row["devices"],
       steps.index(row["step"]),
       row["K"],
       row["B"],
@@ -295,7 +295,7 @@ def cells_of(row: store.Result | None, fields: Sequence[str]) -> list[str]:
     scale, digits = scales[field]
     cells.append(f"{row[field] / scale:,.{digits}f}" if field in row else "no model")
   if row["peak"] > row.get("memory", row["peak"]):
-    cells[0] += f" (more than the device's {size(row['memory'])} in all)"
+    cells[fields.index("beside")] += f", does not fit in {size(row['memory'])}"
   return cells
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import center_study, compare, head_study
+from experiments.benchmarks import plan
 from experiments.comparison import pages, store, tables
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ PAGES = [path for path in ROOT.rglob("README.md") if pages.markers(path.read_tex
 
 def expected(asked):
   results = RESULTS / asked.results
-  for study in (center_study, head_study):
+  for study in (center_study, head_study, plan):
     if asked.study == study.STUDY:
       return study.table(store.read(results / f"{asked.study}.jsonl"))
   config = ROOT / "configs" / f"{CONFIGS[asked.results]}.py"

@@ -73,7 +73,7 @@ def test_centers_that_no_device_holds_are_not_compiled(monkeypatch, tmp_path, ca
 def stored_row(code="now", **own):
   row = {"topology": "v5e:4x4", "step": "bank", "B": 4096, "K": 10**7, "code": code}
   row |= {"config": {"dim": 512}, "stays": 1.28e9, "beside": 64e6, "moved": 8.25e6}
-  row |= {"peak": 1.35e9, "memory": 17e9}
+  row |= {"devices": 16, "peak": 1.35e9, "memory": 17e9}
   return row | own
 
 
@@ -82,18 +82,20 @@ def test_the_table_sets_before_beside_now():
   rows = [
     stored_row(K=10**8, peak=18e9, **times),
     stored_row("before", beside=89e6, milliseconds=64.9, times_floor=2.44),
-    stored_row(topology="h100:8"),
+    stored_row(topology="h100:8", devices=8),
     stored_row(**times),
+    stored_row(topology="v5e:1", devices=1, **times),
   ]
   lines = [line.split(" | ") for line in plan.table(rows).splitlines()[2:]]
   assert [line[:4] for line in lines] == [
+    ["| v5e:1", "bank", "4,096", "10,000,000"],
     ["| v5e:4x4", "bank", "4,096", "10,000,000"],
     ["| v5e:4x4", "bank", "4,096", "100,000,000"],
     ["| h100:8", "bank", "4,096", "10,000,000"],
   ]
-  assert lines[0][4:] == ["1.28", "64", "8.2", "35.1", "1.32", "89", "64.9", "2.44 |"]
-  assert lines[1][4] == "1.28 (more than the device's 17.0 GB in all)"
-  assert lines[2][7:9] == ["no model", "no model"]
+  assert lines[1][4:] == ["1.28", "64", "8.2", "35.1", "1.32", "89", "64.9", "2.44 |"]
+  assert lines[2][5] == "64, does not fit in 17.0 GB"
+  assert lines[3][7:9] == ["no model", "no model"]
 
 
 def test_a_command_without_a_machine_only_writes(tmp_path, capsys):
