@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.benchmarks import gpu
+from experiments.benchmarks import gpu, resnet
 from tests.experiments.conftest import SHORT
 
 
@@ -27,6 +27,30 @@ def test_every_part_at_tiny_sizes(pictures, tmp_path, capsys):
   assert "600 rows, k=5: faiss-gpu" in missing
   printed = capsys.readouterr().out
   assert all(row["what"] in printed for row in rows)
+
+
+def quick(config, images, labels):
+  return lambda steps: 0.5
+
+
+def broken(config, images, labels):
+  raise RuntimeError("no such operator\nand a long text")
+
+
+def test_a_peer_of_resnet_that_fails_leaves_our_number(monkeypatch, tmp_path):
+  peers = {"PyTorch": (None, broken), "other": ("no_such_package", quick)}
+  monkeypatch.setattr(resnet, "CONTESTANTS", {"ccl_jax": (None, quick), **peers})
+  out = tmp_path / "resnet.json"
+  resnet.main(["--batch=2", "--side=4", "--steps=1", "--turns=1", f"--out={out}"])
+  ours, *others = gpu.of_resnet(out, 1.0)
+  assert ours["times_ours"] == 1
+  assert [row["missing"] for row in others] == [
+    "failed: no such operator",
+    "no_such_package is not installed",
+  ]
+  monkeypatch.setattr(resnet, "CONTESTANTS", {"ccl_jax": (None, broken)})
+  with pytest.raises(RuntimeError, match="no such operator"):
+    resnet.main(["--batch=2", "--side=4"])
 
 
 PART = gpu.Part(20, "this", ["1"], ["2"], "--out", lambda out, seconds: [])
