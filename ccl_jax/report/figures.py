@@ -159,15 +159,8 @@ def error_rates_figure(rates: ErrorRates) -> Figure:
   Example:
     >>> import numpy as np
     >>> from ccl_jax.report.figures import ErrorRates, error_rates_figure
-    >>> rates = ErrorRates(
-    ...   thresholds=np.array([0.2, 0.6]),
-    ...   far=np.array([0.1, 0.0]),
-    ...   frr=np.array([0.0, 0.5]),
-    ...   same=4,
-    ...   other=10,
-    ...   eer=0.1,
-    ...   chosen={},
-    ... )
+    >>> thresholds, far, frr = np.array([[0.2, 0.6], [0.1, 0.0], [0.0, 0.5]])
+    >>> rates = ErrorRates(thresholds, far, frr, same=4, other=10, eer=0.1, chosen={})
     >>> print(error_rates_figure(rates).axes[0].get_title())
     Errors at a threshold, %
   """

@@ -153,15 +153,9 @@ def matches(neighbors: Neighbors, query: int, *, most: int = 5) -> list[Match]:
     >>> import numpy as np
     >>> from ccl_jax.report.page import Neighbors, matches
     >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
-    >>> neighbors = Neighbors(
-    ...   query_images=images,
-    ...   query_labels=labels,
-    ...   gallery_images=images,
-    ...   gallery_labels=labels,
-    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
-    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
-    ...   names={0: "cat", 1: "dog"},
-    ... )
+    >>> found, cosines = np.array([[1], [2], [3], [2]]), np.full((4, 1), 0.8)
+    >>> names = {0: "cat", 1: "dog"}
+    >>> neighbors = Neighbors(images, labels, images, labels, found, cosines, names)
     >>> print(matches(neighbors, 1))
     [Match(index=2, label=1, similarity=0.8, correct=False)]
   """
@@ -182,15 +176,9 @@ def random_queries(neighbors: Neighbors, count: int, *, seed: int = 0) -> list[i
     >>> import numpy as np
     >>> from ccl_jax.report.page import Neighbors, random_queries
     >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
-    >>> neighbors = Neighbors(
-    ...   query_images=images,
-    ...   query_labels=labels,
-    ...   gallery_images=images,
-    ...   gallery_labels=labels,
-    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
-    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
-    ...   names={0: "cat", 1: "dog"},
-    ... )
+    >>> found, cosines = np.array([[1], [2], [3], [2]]), np.full((4, 1), 0.8)
+    >>> names = {0: "cat", 1: "dog"}
+    >>> neighbors = Neighbors(images, labels, images, labels, found, cosines, names)
     >>> print(random_queries(neighbors, 9))  # in order; there are but four
     [0, 1, 2, 3]
   """
@@ -207,15 +195,9 @@ def hardest_mistakes(neighbors: Neighbors, count: int) -> list[int]:
     >>> import numpy as np
     >>> from ccl_jax.report.page import Neighbors, hardest_mistakes
     >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 0, 1, 1])
-    >>> neighbors = Neighbors(
-    ...   query_images=images,
-    ...   query_labels=labels,
-    ...   gallery_images=images,
-    ...   gallery_labels=labels,
-    ...   indices=np.array([[1], [2], [3], [2]]),  # the second finds another class
-    ...   similarities=np.array([[0.9], [0.8], [0.7], [0.7]]),
-    ...   names={0: "cat", 1: "dog"},
-    ... )
+    >>> found, cosines = np.array([[1], [2], [3], [2]]), np.full((4, 1), 0.8)
+    >>> names = {0: "cat", 1: "dog"}
+    >>> neighbors = Neighbors(images, labels, images, labels, found, cosines, names)
     >>> print(hardest_mistakes(neighbors, 9))
     [1]
   """

@@ -30,13 +30,9 @@ class Cars196ZeroShot(published.Published):
   names of class folders sort differently on different file systems.
 
   Example:
-    >>> from ccl_jax.data.sources import cars, published
-    >>> benchmark = cars.Cars196ZeroShot
-    >>> print(benchmark.COUNTS["train"])  # classes, images
+    >>> from ccl_jax.data.sources import cars
+    >>> print(cars.Cars196ZeroShot.COUNTS["train"])  # classes, images
     (98, 8054)
-    >>> train, test = published.load(benchmark, "datasets", images="cars", classes=2)
-    >>> print(test.num_classes)  # of 2 first classes, for a trial
-    2
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (

@@ -15,13 +15,9 @@ class Cub2002011ZeroShot(published.Published):
   """CUB-200-2011, with classes 1 to 100 to train on and 101 to 200 to test.
 
   Example:
-    >>> from ccl_jax.data.sources import cub, published
-    >>> benchmark = cub.Cub2002011ZeroShot
-    >>> print(benchmark.COUNTS["train"])  # classes, images
+    >>> from ccl_jax.data.sources import cub
+    >>> print(cub.Cub2002011ZeroShot.COUNTS["train"])  # classes, images
     (100, 5864)
-    >>> train, test = published.load(benchmark, "datasets", images="cub", classes=2)
-    >>> print(test.num_classes)  # of 2 first classes, for a trial
-    2
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (

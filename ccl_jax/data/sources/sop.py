@@ -16,13 +16,9 @@ class StanfordOnlineProductsZeroShot(published.Published):
   """Stanford Online Products, split by product as its authors did.
 
   Example:
-    >>> from ccl_jax.data.sources import sop, published
-    >>> benchmark = sop.StanfordOnlineProductsZeroShot
-    >>> print(benchmark.COUNTS["train"])  # classes, images
+    >>> from ccl_jax.data.sources import sop
+    >>> print(sop.StanfordOnlineProductsZeroShot.COUNTS["train"])  # classes, images
     (11318, 59551)
-    >>> train, test = published.load(benchmark, "datasets", images="sop", classes=2)
-    >>> print(test.num_classes)  # of 2 first classes, for a trial
-    2
   """
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
