@@ -109,7 +109,7 @@ def _with_settings(loss: Callable[..., Any], config: Config) -> Callable[..., An
 
 
 def _dim(config: Config) -> int:
-  """Of the vectors that the loss sees."""
+  """The length of the vectors that the loss sees."""
   return config.model.projection[-1] if config.model.projection else config.model.dim
 
 

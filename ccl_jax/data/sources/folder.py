@@ -174,12 +174,16 @@ def verify(examples: Examples, kept: pathlib.Path | None = None) -> None:
 
 def _decode(examples: Examples, rows: list[int]) -> Generator[int, None, None]:
   """Decodes rows in threads, since Pillow releases the interpreter's lock; in order."""
+
+  def decode(row: int) -> int:
+    examples.take(np.array([row]))  # whose pixels are let go of here
+    return row
+
   at_once = max(os.cpu_count() or 1, 2)
   with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
     for first in range(0, len(rows), 64 * at_once):  # so that few wait in memory
       part = rows[first : first + 64 * at_once]
-      for row, _ in zip(part, pool.map(examples.__getitem__, part), strict=True):
-        yield row
+      yield from pool.map(decode, part)
 
 
 def _mark(path: str) -> int:
