@@ -57,6 +57,12 @@ def assert_printed(found, expected):
     assert float(new) == pytest.approx(float(old), rel=TOLERANCE, abs=TOLERANCE)
 
 
+def test_preparing_a_dataset_is_no_part_of_what_a_cell_prints():
+  text = ["\x1b[1mDownloading dataset to /tmp/#.0...\x1b[0m\n", "recall 0.50\n"]
+  cell = {"outputs": [{"name": "stdout", "text": text}]}
+  assert printed(cell) == "recall 0.50\n"
+
+
 def test_another_number_or_word_is_noticed():
   assert_printed("loss 0.52, 3 of 4", "loss 0.50, 3 of 4")
   for other in ("loss 0.70, 3 of 4", "loss 0.50, 2 of 4", "lost 0.50, 3 of 4"):
@@ -65,13 +71,16 @@ def test_another_number_or_word_is_noticed():
 
 
 def printed(cell):
-  """What a cell prints, and its tables; progress bars are on stderr."""
+  """What a cell prints, and its tables; progress bars are on stderr.
+
+  Whoever first needs a dataset sees tensorflow_datasets prepare it, in bold.
+  """
   texts = []
   for output in cell.get("outputs", []):
     if output.get("name") == "stdout":
       texts += output["text"]
     texts += output.get("data", {}).get("text/markdown", [])
-  return "".join(texts)
+  return re.sub(r"\x1b\[1m.*?\x1b\[0m\n?", "", "".join(texts))
 
 
 def kinds(cell):
