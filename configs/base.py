@@ -85,6 +85,7 @@ class Data:
   ] = "warp"  # random change of an image; photo: cut while it is decoded
   smallest_crop: Part = 0.2  # photo: the least share of a picture's area
   views: Count = 1  # V: rows of a batch for each image, each changed by its own draw
+  test_views: Count = 1  # averaged for a test image: itself, and views drawn for it
   images_per_class: Natural = 0  # M in a batch; 0: shuffled without regard to classes
   num_workers: Natural = 0  # processes that decode images; 0: threads of this process
 
@@ -173,9 +174,9 @@ class Loss:
 
 @dataclasses.dataclass
 class Optimizer:
-  """AdamW for the model and Adam for trained centers, or SGD; both by a cosine."""
+  """AdamW or Muon for the model and Adam for trained centers, or SGD; by a cosine."""
 
-  name: Literal["adamw", "sgd"] = "adamw"  # with warm-up and cosine, both
+  name: Literal["adamw", "muon", "sgd"] = "adamw"  # with warm-up and cosine, all
   learning_rate: Positive = 3e-3  # peak, of the model
   backbone_learning_rate: Positive | None = None  # peak, of resnet, vit without head
   frozen_backbone_fraction: Fraction = 0.0  # share of steps that train the head alone
@@ -235,11 +236,12 @@ class Config:
         f"loss.first_visit=mix with loss.centers={self.loss.centers}: only a bank has"
         " visits"
       )
-    if self.data.views > 1 and self.data.view == "none":
-      raise ValueError(
-        f"data.views={self.data.views} with data.view=none would all be the same:"
-        " choose a view"
-      )
+    for name in ("views", "test_views"):
+      if (count := getattr(self.data, name)) > 1 and self.data.view == "none":
+        raise ValueError(
+          f"data.{name}={count} with data.view=none would all be the same: choose a"
+          " view"
+        )
     if self.few_shot_tasks == 1:
       raise ValueError("few_shot_tasks=1 have no interval: expected 0, or 2 or more")
     if not self.recall_at:
@@ -337,7 +339,7 @@ def _check_backbone(config: Config) -> None:
       f"optimizer.frozen_backbone_fraction={optimizer.frozen_backbone_fraction}: give"
       " the optimizer.backbone_learning_rate of the steps afterwards"
     )
-  if optimizer.backbone_learning_rate is not None and optimizer.name == "sgd":
+  if optimizer.backbone_learning_rate is not None and optimizer.name != "adamw":
     raise ValueError(
       f"optimizer.backbone_learning_rate={optimizer.backbone_learning_rate}: only"
       " optimizer.name=adamw has it"

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       data = data._replace(test=data.validation, gallery=None)
     if args.save_embeddings:
       args.save_embeddings.mkdir(parents=True, exist_ok=True)
-  embed = assemble.make_embed(config, flip=args.flip)
+  embed = assemble.make_embed(config, flip=args.flip, num_views=config.data.test_views)
   about = {"split": args.split, "step": int(state.step), "flip": args.flip}
   if args.split == "all":
     run = {"workdir": str(args.workdir), **about}

@@ -57,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"--query={args.query}: no such file, nor an id of what is saved"
       )
     query = datasets.load_pictures(config, args.query) if own is None else None
-  embed = assemble.make_embed(config, flip=saved is not None and saved.about["flip"])
+  embed = assemble.make_embed(
+    config,
+    flip=saved is not None and saved.about["flip"],
+    num_views=config.data.test_views,
+  )
   searched = saved.embeddings if saved else embed(state, pictures)[0]
   wanted = embed(state, query)[0] if query else searched[[own]]
   # The query may lie among the pictures; it would only find itself.

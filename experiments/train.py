@@ -195,7 +195,7 @@ def train_and_test(config: Config, folder: Path, prepared: Prepared) -> Trained:
           profile_steps=config.profile_steps,
         )
       show.tell(f"searching {len(data.test):,} test pictures")
-      tested = scoring.test(config, run.embed, state, data)
+      tested = scoring.test(config, run.embed_test, state, data)
       log.write("test", config.steps, tested.metrics)
       centers = show.map_of(data.train, run.class_vectors(state))
   return Trained(tested, centers, log.seconds, log.events)

@@ -116,6 +116,8 @@ def eval_batches(
   examples: Examples,
   *,
   batch_size: int,
+  view: View | None = None,
+  seed: int = 0,
   process_index: int = 0,
   process_count: int = 1,
 ) -> grain.IterDataset[Batch]:
@@ -124,6 +126,8 @@ def eval_batches(
   Args:
     examples: the examples to embed.
     batch_size: rows of each global batch.
+    view: changes the images, as in `train_batches`; None: no change.
+    seed: of the view.
     process_index, process_count: as in `train_batches`.
 
   Returns:
@@ -162,8 +166,11 @@ def eval_batches(
       "label": np.where(real, batch["label"], np.int32(-1)),
     }
 
-  steps = grain.MapDataset.range(-(-len(examples) // batch_size))
-  return _prefetched(steps.map(load), examples)
+  steps = grain.MapDataset.range(-(-len(examples) // batch_size)).seed(seed)
+  dataset = steps.map(load)
+  if view is not None:
+    dataset = dataset.random_map(_View(view, batch_size, rows))
+  return _prefetched(dataset, examples)
 
 
 def _rows_of(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -61,7 +61,7 @@ def adamw(
     return optax.adamw(
       warmup_cosine(peak, steps, warmup_steps),
       weight_decay=weight_decay,
-      mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+      mask=_are_matrices,
     )
 
   optimizers: dict[Hashable, optax.GradientTransformation] = {
@@ -92,6 +92,73 @@ def adamw(
     return {"model": model | {"backbone": backbone}, "objective": "objective"}
 
   return optax.partition(optimizers, groups)
+
+
+def muon(
+  learning_rate: float,
+  centers_learning_rate: float,
+  *,
+  steps: int,
+  warmup_steps: int = 0,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """Muon on the model's kernels, Adam on its other parameters and the class vectors.
+
+  The momentum of a kernel is made orthogonal before it becomes an update, so that all
+  its directions learn at one pace. A convolution counts as a matrix from its window to
+  its output channels. Updates have the size of Adam's, so rates compare with those of
+  `adamw`, and so does the decay; the best rate was twice as high on Glyphs. It costs
+  some products of the size of the weights a step, whatever the batch.
+
+  The arguments are those of `adamw`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax.training import optim
+    >>> optimizer = optim.muon(0.1, 0.1, steps=100)
+    >>> params = {"model": {"kernel": jnp.eye(2)}, "objective": {}}
+    >>> large_and_small = jnp.diag(jnp.array([5.0, 0.1]))
+    >>> grads = {"model": {"kernel": large_and_small}, "objective": {}}
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    >>> print((jnp.diag(updates["model"]["kernel"]) < -0.01).all())
+    True
+
+  References:
+    Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024,
+    https://kellerjordan.github.io/posts/muon; scaled as by Liu et al., 2025, Section
+    2.2, https://arxiv.org/abs/2502.16982
+  """
+
+  def dimensions(params):
+    def of(path, leaf):
+      inputs = tuple(range(leaf.ndim - 1))
+      is_kernel = leaf.ndim > 1 and getattr(path[-1], "key", None) == "kernel"
+      return optax.contrib.MuonDimensionNumbers(inputs, -1) if is_kernel else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+  rates = [
+    warmup_cosine(peak, steps, warmup_steps)
+    for peak in (learning_rate, centers_learning_rate)
+  ]
+  return optax.partition(
+    {
+      "model": optax.contrib.muon(
+        rates[0],
+        weight_decay=weight_decay,
+        weight_decay_mask=_are_matrices,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=0.2,  # the root mean square of Adam's updates
+      ),
+      "objective": optax.adam(rates[1]),
+    },
+    lambda params: {group: group for group in params},
+  )
+
+
+def _are_matrices(params):
+  """Which leaves of a model decay: neither biases nor gains."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def sgd(

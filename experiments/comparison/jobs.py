@@ -197,7 +197,7 @@ def run(config: Config, *, trial: bool = False) -> dict[str, Any]:
   elif trial:
     found = {"loss": loss, **validate(state)}
   else:
-    tested = scoring.test(config, parts.embed, state, data)
+    tested = scoring.test(config, parts.embed_test, state, data)
     found = {"loss": loss, **tested.metrics}
   return {
     "metrics": _rounded(found),

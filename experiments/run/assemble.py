@@ -8,6 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ccl_jax import class_mesh, vectors
@@ -49,6 +50,7 @@ class Run(NamedTuple):
   init_state: Callable[[], step.TrainState]
   class_vectors: Callable[[step.TrainState], jax.Array | None]  # [K, D], if any
   embed: Embed  # (state, examples) -> embeddings [N, D], labels [N]
+  embed_test: Embed  # the same, by the test views of the config
 
 
 def make_model(config: Config, axis_name: str | None = None) -> nn.Module:
@@ -124,6 +126,7 @@ def _frozen(config: Config) -> set[str]:
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
   make = {
+    "muon": optim.muon,
     "sgd": optim.sgd,
     "adamw": functools.partial(
       optim.adamw,
@@ -152,7 +155,11 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def make_embed(
-  config: Config, place: placement.Placement | None = None, *, flip: bool = False
+  config: Config,
+  place: placement.Placement | None = None,
+  *,
+  flip: bool = False,
+  num_views: int = 1,
 ) -> Embed:
   """A function that embeds examples; compiled once, whatever their number.
 
@@ -161,6 +168,8 @@ def make_embed(
     place: the placement of the state over all processes; None: this process's first
       device.
     flip: whether to average the unit embeddings of an image and of its mirror image.
+    num_views: unit embeddings that are averaged: of the image, and of random views of
+      it, which are the same in every call.
   """
   processes = (0, 1) if place is None else (jax.process_index(), jax.process_count())
   place = place or placement.with_jit(jax.local_devices()[:1])
@@ -173,14 +182,22 @@ def make_embed(
 
   compiled = place.compile_embed(embed_both if flip else embed_step)
 
-  def embed(state: step.TrainState, examples: Examples):
+  def embed_view(state: step.TrainState, examples: Examples, number: int) -> np.ndarray:
     batches = pipeline.eval_batches(
       examples,
       batch_size=config.batch_size,
+      view=VIEWS[config.data.view] if number else None,
+      seed=number,
       process_index=processes[0],
       process_count=processes[1],
     )
-    return loop.embed(compiled, state, batches, len(examples)), examples.labels
+    return loop.embed(compiled, state, batches, len(examples))
+
+  def embed(state: step.TrainState, examples: Examples):
+    found = [embed_view(state, examples, number) for number in range(num_views)]
+    if num_views > 1:
+      found = [np.mean([vectors.unit(jnp.asarray(one)) for one in found], axis=0)]
+    return found[0], examples.labels
 
   return embed
 
@@ -279,6 +296,7 @@ def make_run(config: Config, data: Data) -> Run:
       state.params["objective"], state.objective_state
     ),
     embed=make_embed(config, place),
+    embed_test=make_embed(config, place, num_views=config.data.test_views),
   )
 
 

@@ -341,6 +341,23 @@ def test_evaluation_sees_each_example_once_in_batches_of_one_size(
   np.testing.assert_array_equal(labels[:total], np.arange(total) % 5)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_sees_the_same_views_in_every_call(processes):
+  def run(seed, view=views.noise, process=0, count=1):
+    place = {"process_index": process, "process_count": count}
+    return eval_batches(numbered(7), batch_size=4, view=view, seed=seed, **place)
+
+  whole = [batch["image"] for batch in run(1)]
+  parts = [
+    [batch["image"] for batch in run(1, process=p, count=processes)]
+    for p in range(processes)
+  ]
+  np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+  plain = [batch["image"] for batch in run(1, view=None)]
+  for other in (plain, [batch["image"] for batch in run(2)]):
+    assert all((a != b).any() for a, b in zip(whole, other, strict=True))
+
+
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_a_batch_that_the_data_cannot_fill(batch_size):
   message = f"batch_size is {batch_size} with 23 examples: give 1 to 23"

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from ccl_jax import models, probe
+from ccl_jax import models, probe, vectors
+from ccl_jax.data import pipeline, views
 from ccl_jax.data.examples import Decoded
 from ccl_jax.training import loop
 from ccl_jax.training.checkpoint import Checkpoints
@@ -232,6 +234,29 @@ def test_flip_takes_the_mean_with_the_mirror_image(finished, saved, tmp_path, ca
   both = np.float64(np.load(saved / "embeddings.npy")), np.float64(of_mirrored)
   expected = sum(x / np.linalg.norm(x, axis=1, keepdims=True) for x in both) / 2
   np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, atol=1e-5)
+
+
+def test_an_embedding_of_several_views_is_their_mean(finished, saved):
+  config, state = workdir.read_config(finished[0]), assemble.restore(finished[0])
+  examples, plain = datasets.load_data(config).test, np.load(saved / "embeddings.npy")
+  total = vectors.unit(jnp.asarray(plain))
+  for seed in (1, 2):
+    batches = pipeline.eval_batches(examples, batch_size=8, view=views.warp, seed=seed)
+    images = np.concatenate([b["image"] for b in batches])[: len(examples)]
+    source, rows = Decoded(images), np.arange(len(images))
+    changed = dataclasses.replace(examples, source=source, indices=rows)
+    embeddings, _ = assemble.make_embed(config)(state, changed)
+    total += vectors.unit(jnp.asarray(embeddings))
+  found, labels = assemble.make_embed(config, num_views=3)(state, examples)
+  np.testing.assert_allclose(found, total / 3, atol=1e-5)
+  np.testing.assert_array_equal(labels, examples.labels)
+
+
+def test_only_test_images_are_seen_in_several_views(finished, monkeypatch):
+  config = base.replace(workdir.read_config(finished[0]), {"data.test_views": 3})
+  monkeypatch.setattr(assemble, "make_embed", lambda *_, num_views=1: num_views)
+  run = assemble.make_run(config, datasets.load_data(config))
+  assert (run.embed, run.embed_test) == (1, 3)
 
 
 def test_nmi_on_request(finished, saved, capsys):

@@ -121,3 +121,39 @@ def test_without_a_rate_the_backbone_is_a_part_of_the_model():
   )
   # Checkpoints of runs without a backbone hold these two groups, by these names.
   assert set(state.inner_states) == {"model", "objective"}
+
+
+def orthogonal(matrix):
+  """Muon's iteration on the singular values, in float64 (Jordan et al. 2024)."""
+  left, values, right = np.linalg.svd(np.float64(matrix), full_matrices=False)
+  values /= np.linalg.norm(values)
+  for _ in range(5):
+    values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+  return (left * values) @ right * 0.2 * max(matrix.shape) ** 0.5
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (2, 3, 4, 5)])
+def test_muon_makes_the_update_of_a_kernel_orthogonal(shape):
+  """At the first step, whose momentum is the gradient; a convolution is a matrix."""
+  rng = np.random.default_rng(0)
+  kernel, gradient = rng.standard_normal((2, *shape), np.float32)
+  params = {"model": {"layer": {"kernel": kernel}}, "objective": {}}
+  optimizer = optim.muon(0.01, 0.5, steps=100, weight_decay=0.1)
+  gradients = {"model": {"layer": {"kernel": gradient}}, "objective": {}}
+  updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+  expected = orthogonal(gradient.reshape(-1, shape[-1])).reshape(shape)
+  np.testing.assert_allclose(
+    updates["model"]["layer"]["kernel"],
+    -0.01 * (expected + 0.1 * kernel),
+    rtol=1e-3,
+    atol=1e-6,
+  )
+
+
+def test_muon_leaves_all_else_to_adam():
+  gradients = jax.tree.map(lambda p: jnp.full_like(p, 7.0), PARAMS)
+  optimizer = optim.muon(0.01, 0.5, steps=100, weight_decay=0.1)
+  updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+  np.testing.assert_allclose(updates["objective"]["centers"], -0.5, rtol=1e-4)
+  assert (updates["model"]["bias"] == updates["model"]["bias"][0]).all()
+  assert -0.02 < updates["model"]["bias"][0] < -0.01  # Nesterov's first step is longer
