@@ -146,6 +146,22 @@ def get_comparison() -> Comparison:
   )
 
 
+def _with_muon() -> Comparison:
+  """The study `steps` by another optimizer, each method's rates and numbers tuned anew."""
+  whole = get_comparison()
+  rates = {"optimizer.learning_rate": (5e-3, 1e-2, 2e-2, 4e-2)}
+  fields = {"optimizer.name": "muon", "optimizer.learning_rate": 1e-2}
+  rows = "CCL, repelling bank", "ArcFace", "ArcFace, repelling bank", "Multi-Similarity"
+  study = _study(rows, "steps", (500, 1000, 2000, 4000))
+  return dataclasses.replace(
+    study,
+    methods={f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows},
+    spaces={f"{r}, Muon": {**whole.spaces[r], **rates} for r in rows},
+    ours=tuple(f"{r}, Muon" for r in rows if r in whole.ours),
+    palette=tuple(f"{r}, Muon" for r in whole.methods),
+  )
+
+
 def get_studies() -> dict[str, Comparison]:
   """Ablations: what changes with one setting, all others as the search found them."""
   ours = "CCL", "CCL, repelling bank"
@@ -153,6 +169,7 @@ def get_studies() -> dict[str, Comparison]:
   longest = *ours, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
   return {
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
+    "steps_muon": _with_muon(),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
     "imbalance": _study(

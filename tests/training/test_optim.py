@@ -124,12 +124,15 @@ def test_without_a_rate_the_backbone_is_a_part_of_the_model():
 
 
 def orthogonal(matrix):
-  """Muon's iteration on the singular values, in float64 (Jordan et al. 2024)."""
-  left, values, right = np.linalg.svd(np.float64(matrix), full_matrices=False)
-  values /= np.linalg.norm(values)
-  for _ in range(5):
+  """Muon's update of a matrix, in float64: scaled by rows, then made orthogonal."""
+  wide = np.float64(matrix)
+  wide = wide.T if len(wide) > wide.shape[1] else wide
+  wide = wide / np.sqrt(np.abs(wide @ wide.T).sum(axis=1, keepdims=True))
+  left, values, right = np.linalg.svd(wide, full_matrices=False)
+  for _ in range(3):
     values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
-  return (left * values) @ right * 0.2 * max(matrix.shape) ** 0.5
+  found = (left * values) @ right * 0.2 * max(matrix.shape) ** 0.5
+  return found if found.shape == matrix.shape else found.T
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6), (2, 3, 4, 5)])
