@@ -147,7 +147,7 @@ def get_comparison() -> Comparison:
 
 
 def _with_muon() -> Comparison:
-  """The study `steps` by another optimizer, each method's rates and numbers tuned anew."""
+  """The study `steps` by another optimizer, each method tuned anew."""
   whole = get_comparison()
   rates = {"optimizer.learning_rate": (5e-3, 1e-2, 2e-2, 4e-2)}
   fields = {"optimizer.name": "muon", "optimizer.learning_rate": 1e-2}
