@@ -8,8 +8,12 @@ Expected: Recall@1 .633, MAP@R .305 on the unseen test classes, with jax 0.12; .
 Wall time: 2 to 4 minutes on 2 CPU cores, the drawing of the images included.
 """
 
-from configs.base import Config, Data
+from configs.base import Config, Data, Optimizer
 
 
 def get_config() -> Config:
-  return Config(steps=3500, data=Data(name="glyphs"))
+  return Config(
+    steps=2600,
+    data=Data(name="glyphs", test_views=8),
+    optimizer=Optimizer(name="muon", learning_rate=0.01),
+  )

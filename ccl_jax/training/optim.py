@@ -107,8 +107,8 @@ def muon(
   The momentum of a kernel is made orthogonal before it becomes an update, so that all
   its directions learn at one pace. A convolution counts as a matrix from its window to
   its output channels. Updates have the size of Adam's, so rates compare with those of
-  `adamw`, and so does the decay; the best rate was twice as high on Glyphs. It costs
-  some products of the size of the weights a step, whatever the batch.
+  `adamw`, and so does the decay; the best rate was three times as high on Glyphs. It
+  costs some products of the size of the weights a step, whatever the batch.
 
   The arguments are those of `adamw`.
 

@@ -30,6 +30,13 @@ from configs.base import Config
 from experiments.run import assemble, command_line, datasets
 
 CONFIG = Path("configs", "glyphs.py")
+# What both train with: the PyTorch step reads the loss's numbers too, and has AdamW.
+SETTINGS = {
+  "loss.scale": "16.0",
+  "loss.margin": "0.2",
+  "loss.center_weight": "2.0",
+  "optimizer.name": "adamw",
+}
 TURNS, STEPS, DRAWN = 9, 20, 32  # turns; steps in a turn; batches drawn in advance
 
 
@@ -37,7 +44,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--out", type=Path, help="where to write JSON")
   out = parser.parse_args().out
-  glyphs = command_line.load_config(str(CONFIG), {})
+  glyphs = command_line.load_config(str(CONFIG), SETTINGS)
   datasets.load_data(glyphs)  # built once, before the contestants ask for it
 
   names = list(CONTESTANTS)
@@ -72,9 +79,7 @@ class Contestant:
 
 def serve(name: str, pipe) -> None:
   """Takes the steps that the pipe asks for, until its other end closes."""
-  # The loss's default numbers, given explicitly since the PyTorch step reads them too.
-  numbers = {"scale": "16.0", "margin": "0.2", "center_weight": "2.0"}
-  config = command_line.load_config(str(CONFIG), numbers)
+  config = command_line.load_config(str(CONFIG), SETTINGS)
   data = datasets.load_data(config)
   run = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)

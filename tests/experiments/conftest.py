@@ -14,6 +14,7 @@ SHORT = {
   "checkpoint_every": 4,
   "data.validation_fraction": 0.25,
   "recall_at": "1,2",
+  "data.test_views": 1,
 }
 
 

@@ -38,6 +38,7 @@ def run_arguments(arguments, tmp_path, monkeypatch):
     "data.image_size": 24,
     "data.shorter_side": 28,
     "data.view": "photo_color",
+    "optimizer.name": "adamw",
     "optimizer.backbone_learning_rate": 0.01,
     "steps": 4,
   }

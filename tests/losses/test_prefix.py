@@ -61,7 +61,9 @@ def test_prefixes_of_a_bank_are_not_taken_for_unit_vectors(split):
   objective = objectives.with_bank(nested, 4, 5, mesh=mesh)
   params, bank = objective.init(jax.random.key(0))
   rows = jnp.asarray(Z, jnp.float32)
-  values, after = objective.apply(params, bank, rows, {"label": jnp.asarray(Y)})
+  values, after = jax.jit(objective.apply)(
+    params, bank, rows, {"label": jnp.asarray(Y)}
+  )
   c = np.asarray(bank.centers)[:4]
   expected = mean_over_lengths(
     lambda d: oracles.center_contrastive(Z[:, :d], Y, c[:, :d], **CCL)
