@@ -13,7 +13,7 @@ from configs.base import Config, Data, Optimizer
 
 def get_config() -> Config:
   return Config(
-    steps=2600,
+    steps=2200,
     data=Data(name="glyphs", test_views=8),
     optimizer=Optimizer(name="muon", learning_rate=0.01),
   )

@@ -14,7 +14,7 @@ papers share, in a folder with trainval.txt and test.txt, and quarter turns as c
 """
 
 from configs import base
-from configs.base import Config, Data, Loss, Model
+from configs.base import Config, Data, Loss, Model, Optimizer
 from configs.comparison import UNTUNED, UNTUNED_OURS, Comparison
 
 
@@ -29,10 +29,12 @@ def get_config() -> Config:
       image_size=28,
       turned_classes="train",
       view="warp_far",
+      test_views=8,
       validation_fraction=0.0,
     ),
     model=Model(name="conv_net", dim=64),
     loss=Loss(centers="bank"),
+    optimizer=Optimizer(name="muon", learning_rate=0.01),
   )
 
 
