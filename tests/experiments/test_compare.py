@@ -574,6 +574,6 @@ def test_a_study_that_is_not_there_is_refused(capsys):
   arguments = ["--config=configs/glyphs_comparison.py", "--results=x", "--study=size"]
   with pytest.raises(SystemExit):
     compare.main([*arguments, "--table-only"])
-  assert "the studies of configs/glyphs_comparison.py are steps, batch_size" in (
+  assert "the studies of configs/glyphs_comparison.py are steps, steps_muon" in (
     capsys.readouterr().err
   )

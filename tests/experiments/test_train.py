@@ -138,7 +138,7 @@ def test_the_logged_rate_is_that_of_the_step(finished):
   rates = {e["step"]: e["learning_rate"] for e in events if e["event"] == "train"}
   for step, rate in rates.items():
     part = (step - 1 - 2) / (60 - 2)
-    expected = 0.003 * 0.5 * (1 + np.cos(np.pi * part))
+    expected = 0.01 * 0.5 * (1 + np.cos(np.pi * part))
     assert rate == pytest.approx(expected, rel=1e-5)
 
 
