@@ -405,7 +405,8 @@ def _write_runs(root):
   """Folders of runs without a checkpoint, and one of something else."""
   for name in ("claimed", "damaged", "older", "thesis"):
     (root / name).mkdir()
-  workdir.claim(root / "claimed", base.Config(), [])
+  muon = base.Optimizer(name="muon", learning_rate=0.01)  # as the config of the runs
+  workdir.claim(root / "claimed", base.Config(optimizer=muon), [])
   whole = (root / "claimed" / "config.json").read_text()
   (root / "damaged" / "config.json").write_text(whole[:20])
   older = json.loads(whole) | {"loss.warmth": 1}
