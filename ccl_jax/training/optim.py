@@ -1,6 +1,6 @@
 """Optimizer and schedule from plain numbers."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +69,7 @@ def adamw(
     "objective": optax.adam(warmup_cosine(centers_learning_rate, steps, warmup_steps)),
   }
   if backbone_learning_rate is None and not frozen:
-    return optax.partition(
-      optimizers, lambda params: {group: group for group in params}
-    )
+    return _by_group(optimizers)
 
   rest = "model"
   if backbone_learning_rate is not None:
@@ -138,14 +136,10 @@ def muon(
 
     return jax.tree_util.tree_map_with_path(of, params)
 
-  rates = [
-    warmup_cosine(peak, steps, warmup_steps)
-    for peak in (learning_rate, centers_learning_rate)
-  ]
-  return optax.partition(
+  return _by_group(
     {
       "model": optax.contrib.muon(
-        rates[0],
+        warmup_cosine(learning_rate, steps, warmup_steps),
         weight_decay=weight_decay,
         weight_decay_mask=_are_matrices,
         muon_weight_dimension_numbers=dimensions,
@@ -154,15 +148,11 @@ def muon(
         preconditioning="aol",
         consistent_rms=0.2,  # the root mean square of Adam's updates
       ),
-      "objective": optax.adam(rates[1]),
-    },
-    lambda params: {group: group for group in params},
+      "objective": optax.adam(
+        warmup_cosine(centers_learning_rate, steps, warmup_steps)
+      ),
+    }
   )
-
-
-def _are_matrices(params):
-  """Which leaves of a model decay: neither biases nor gains."""
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def sgd(
@@ -192,12 +182,23 @@ def sgd(
   def momentum_at(rate):
     return optax.sgd(warmup_cosine(rate, steps, warmup_steps), momentum)
 
-  return optax.partition(
+  return _by_group(
     {
       "model": optax.chain(
         optax.add_decayed_weights(weight_decay), momentum_at(learning_rate)
       ),
       "objective": momentum_at(centers_learning_rate),
-    },
-    lambda params: {group: group for group in params},
+    }
   )
+
+
+def _by_group(
+  optimizers: Mapping[Hashable, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+  """An optimizer of its own for each of `params["model"]` and `params["objective"]`."""
+  return optax.partition(optimizers, lambda params: {group: group for group in params})
+
+
+def _are_matrices(params):
+  """Which leaves of a model decay: neither biases nor gains."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

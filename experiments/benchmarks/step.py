@@ -2,12 +2,13 @@
 
   python -m experiments.benchmarks.step --out=step.json
 
-Both train the network of configs/glyphs.py with Center Contrastive Loss, trained
-centers and AdamW on the same batches, drawn in advance. PyTorch starts from the weights
+All train the network of configs/glyphs.py with Center Contrastive Loss and trained
+centers on the same batches, drawn in advance; by AdamW, since PyTorch has it, and
+ccl_jax also by the config's own Muon. PyTorch starts from the weights
 of JAX, and the first losses are compared before anything is timed. Each contestant runs
 in a process of its own, and contestants take turns, so that a busy machine slows both
-alike; the ratio is that of the median turns. A further row is the whole training step
-of ccl_jax, which also reads and warps its images.
+alike; the ratio is that of the median turns. A further row also reads and warps its
+images.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from configs.base import Config
 from experiments.run import assemble, command_line, datasets
 
 CONFIG = Path("configs", "glyphs.py")
-# What both train with: the PyTorch step reads the loss's numbers too, and has AdamW.
+# What all train with: the PyTorch step reads the loss's numbers too, and has AdamW.
 SETTINGS = {
   "loss.scale": "16.0",
   "loss.margin": "0.2",
@@ -79,7 +80,8 @@ class Contestant:
 
 def serve(name: str, pipe) -> None:
   """Takes the steps that the pipe asks for, until its other end closes."""
-  config = command_line.load_config(str(CONFIG), SETTINGS)
+  settings = SETTINGS | ({"optimizer.name": "muon"} if "Muon" in name else {})
+  config = command_line.load_config(str(CONFIG), settings)
   data = datasets.load_data(config)
   run = assemble.make_run(config, data)
   batches = assemble.train_batches(config, data.train)
@@ -192,6 +194,7 @@ def torch_steps(config: Config, run: assemble.Run, batches) -> Callable[[int], f
 CONTESTANTS = {
   "ccl_jax": jax_steps,
   "ccl_jax with its data": jax_steps,
+  "ccl_jax, Muon": jax_steps,
   "PyTorch": torch_steps,
 }
 

@@ -194,10 +194,13 @@ def make_embed(
     return loop.embed(compiled, state, batches, len(examples))
 
   def embed(state: step.TrainState, examples: Examples):
-    found = [embed_view(state, examples, number) for number in range(num_views)]
+    embeddings = embed_view(state, examples, 0)
     if num_views > 1:
-      found = [np.mean([vectors.unit(jnp.asarray(one)) for one in found], axis=0)]
-    return found[0], examples.labels
+      total = vectors.unit(jnp.asarray(embeddings))
+      for number in range(1, num_views):
+        total += vectors.unit(jnp.asarray(embed_view(state, examples, number)))
+      embeddings = np.asarray(total / num_views)
+    return embeddings, examples.labels
 
   return embed
 

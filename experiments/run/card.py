@@ -36,7 +36,7 @@ bytes of $stablehlo.
 
 ## Measured
 
-By the run itself, on the pictures of $test_classes test classes:
+By the run itself, on the pictures of $test_classes test classes$views:
 
 | metric | value |
 | --- | --- |
@@ -88,6 +88,7 @@ def about(config: Config, result: Mapping[str, Any]) -> dict[str, str]:
     "seed": str(config.seed),
     "steps": str(result["steps"]),
     "metrics": json.dumps(_metrics(result)),
+    "test_views": str(config.data.test_views),  # of the metrics
     "versions": json.dumps(result["versions"]),
   }
 
@@ -116,6 +117,7 @@ def text(config: Config, result: Mapping[str, Any], embedder: Embedder) -> str:
     train_classes=f"{classes['train']:,}",
     validation_classes=f"{classes['validation']:,}",
     test_classes=f"{classes['test']:,}",
+    views=_views(config),
     seed=config.seed,
     steps=f"{result['steps']:,}",
     batch_size=config.batch_size,
@@ -130,6 +132,16 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
   found = {name: value for name, value in result.items() if isinstance(value, float)}
   del found["seconds"]
   return found
+
+
+def _views(config: Config) -> str:
+  """Says where the metrics are of more than what the exported network sees."""
+  if config.data.test_views == 1:
+    return ""
+  return (
+    f", each by the\nmean of {config.data.test_views} views of it, where `embed` takes"
+    " one and finds less"
+  )
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -120,6 +120,15 @@ BAD = [
     "data.views=2 with data.view=none would all be the same: choose a view",
   ),
   (
+    "train RUN --config.data.test_views=2 --config.data.view=none",
+    "data.test_views=2 with data.view=none would all be the same: choose a view",
+  ),
+  (
+    "train RUN --config.model.name=vit_small"
+    " --config.optimizer.backbone_learning_rate=1",
+    "optimizer.backbone_learning_rate=1.0: only optimizer.name=adamw has it",
+  ),
+  (
     "train RUN --config.probe=lbfgs",
     "probe=lbfgs needs test images of the train classes: give --config.probe=none, or "
     "a dataset whose classes are the same in both",

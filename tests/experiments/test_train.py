@@ -25,6 +25,7 @@ from ccl_jax.training.run_log import read_events
 from configs import base
 from experiments import evaluate, export, retrieve, train
 from experiments.run import assemble, datasets, inherit, workdir
+from experiments.run import card as cards
 
 ROOT = Path(__file__).parents[2]
 TIMES = {"images_per_second", "waiting_for_data", "seconds"}
@@ -322,6 +323,9 @@ def test_an_exported_network_embeds_as_its_run_does(
   card = (tmp_path / "README.md").read_text()
   assert f"| recall@1 | {result['recall@1']:.4f} |" in card
   assert str(rundir.parent) not in card and "data.images pictures" in card
+  config = base.replace(workdir.read_config(rundir), {"data.test_views": 8})
+  told = "each by the\nmean of 8 views of it, where `embed` takes one"
+  assert told in cards.text(config, result, loaded) and told not in card
   monkeypatch.chdir(tmp_path)
   ran = {}
   exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], ran)
