@@ -58,6 +58,7 @@ ROWS = [
   {"training.loop"},
   {"training"},
   {"report.figures"},
+  {"report.neighbors"},
   {"report.page"},
   {"report"},
 ]
@@ -89,6 +90,7 @@ ALLOWED = {
     "sklearn",
     "threadpoolctl",
   },
+  "report.neighbors": {"numpy", "jaxtyping"},
   "report.page": {"matplotlib", "numpy", "jaxtyping"},
 }
 MODULES = {

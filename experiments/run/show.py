@@ -13,6 +13,7 @@ import numpy as np
 from ccl_jax import retrieval, thresholds
 from ccl_jax.data.examples import Examples
 from ccl_jax.report import figures, page
+from ccl_jax.report.neighbors import Neighbors
 from configs import base
 from configs.base import Config
 from experiments.run import datasets, processes, scoring, workdir
@@ -93,11 +94,11 @@ def lost_events(
   ]
 
 
-def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> page.Neighbors:
+def neighbors_of(data: datasets.Data, neighbors: retrieval.Neighbors) -> Neighbors:
   """Each test picture with its nearest pictures, in the gallery or in the test set."""
   gallery = data.gallery or data.test
   images = Images(data.test, np.arange(len(data.test)))
-  return page.Neighbors(
+  return Neighbors(
     query_images=images,
     query_labels=data.test.labels,
     gallery_images=Images(gallery, np.arange(len(gallery))) if data.gallery else images,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ccl_jax.report import figures, page
+from ccl_jax.report.neighbors import Neighbors
 from tests.report.test_figures import (
   CELLS,
   pictures,
@@ -28,25 +29,6 @@ RESULT = {
   "versions": {"jax": "0.10.2"},
 }
 CONFIG = {"name": "glyphs", "seed": 3, "loss": {"scale": 16.0, "margin": 0.25}}
-
-
-@pytest.fixture(scope="module")
-def neighbors():
-  """Six queries among themselves; classes 0 0 1 1 2 and the lone class 3."""
-  images = pictures(6)
-  labels = np.array([0, 0, 1, 1, 2, 3])
-  return page.Neighbors(
-    query_images=images,
-    query_labels=labels,
-    gallery_images=images,
-    gallery_labels=labels,
-    indices=np.array([[1, 2], [2, 0], [0, 3], [4, 1], [0, 1], [0, 1]], np.int32),
-    similarities=np.array(
-      [[0.95, 0.1], [0.75, 0.2], [0.85, 0.3], [0.65, 0.4], [0.99, 0.5], [0.98, 0.5]],
-      np.float32,
-    ),
-    names={0: "zero", 1: "<one> & 'a' \"b\"", 2: "two"},
-  )
 
 
 class Page(HTMLParser):
@@ -139,33 +121,6 @@ def test_names_are_text_never_markup(tmp_path, neighbors):
   assert "wrong: <one> & 'a' \"b\"" in [image["alt"] for image in parsed.every("img")]
 
 
-def test_matches_are_right_where_the_class_is_the_same(neighbors):
-  first, second = page.matches(neighbors, 0)
-  assert (first.index, first.label, first.correct) == (1, 0, True)
-  assert (second.index, second.label, second.correct) == (2, 1, False)
-  assert first.similarity == pytest.approx(0.95)
-  assert len(page.matches(neighbors, 0, most=1)) == 1
-
-
-def test_mistakes_come_most_confident_first_one_a_pair_of_classes(neighbors):
-  # Query 1 confuses classes 0 and 1, as the more confident query 2 does; 4 and 5 are
-  # surer still, but have nothing right to find.
-  assert page.hardest_mistakes(neighbors, 5) == [2, 3]
-  assert page.hardest_mistakes(neighbors, 1) == [2]
-
-
-def test_random_queries_are_seeded_and_can_be_answered(neighbors):
-  assert page.random_queries(neighbors, 99) == [0, 1, 2, 3]
-  drawn = [page.random_queries(neighbors, 2, seed=seed) for seed in range(9)]
-  assert drawn == [page.random_queries(neighbors, 2, seed=s) for s in range(9)]
-  assert len(set(map(tuple, drawn))) > 1
-
-
-def test_with_a_separate_gallery_one_picture_of_the_class_is_enough(neighbors):
-  fields = vars(neighbors) | {"gallery_images": neighbors.gallery_images.copy()}
-  assert len(page.random_queries(page.Neighbors(**fields), 99)) == 6
-
-
 @pytest.mark.parametrize(
   "missing", ["validation", "train", "queries", "centers", "all"]
 )
@@ -214,7 +169,7 @@ def test_numbers_that_are_not_finite_do_no_harm(tmp_path):
 def test_large_color_pictures_become_thumbnails(tmp_path, neighbors):
   large = list(pictures(6, (300, 224, 3)))
   fields = vars(neighbors) | {"query_images": large, "gallery_images": large}
-  written(tmp_path, queries=page.Neighbors(**fields))
+  written(tmp_path, queries=Neighbors(**fields))
   assert (tmp_path / "report.html").stat().st_size < 24 * 112 * 84 * 3 * 1.5
 
 
