@@ -136,8 +136,13 @@ _SPACES = {
 
 def get_comparison() -> Comparison:
   """Every loss at two budgets."""
+  return fifteen_methods(BASE)
+
+
+def fifteen_methods(start: Config) -> Comparison:
+  """Every loss at two budgets, all else as a config has it."""
   return Comparison(
-    methods={name: base.replace(BASE, m) for name, m in _METHODS.items()},
+    methods={name: base.replace(start, m) for name, m in _METHODS.items()},
     columns={f"{steps:,} steps": {"steps": steps} for steps in (1000, 2000)},
     spaces=_SPACES,
     trial={"seed": 100, "data.validation_fraction": 0.3},
@@ -146,17 +151,17 @@ def get_comparison() -> Comparison:
   )
 
 
-def _with_muon() -> Comparison:
-  """The study `steps` by another optimizer, each method tuned anew."""
-  whole = get_comparison()
+def steps_with_muon(whole: Comparison) -> Comparison:
+  """Some of the fifteen methods by another optimizer, each tuned anew."""
+  rows = "CCL, repelling bank", "ArcFace", "ArcFace, repelling bank", "Multi-Similarity"
   rates = {"optimizer.learning_rate": (5e-3, 1e-2, 2e-2, 4e-2)}
   fields = {"optimizer.name": "muon", "optimizer.learning_rate": 1e-2}
-  rows = "CCL, repelling bank", "ArcFace", "ArcFace, repelling bank", "Multi-Similarity"
-  study = _study(rows, "steps", (500, 1000, 2000, 4000))
   return dataclasses.replace(
-    study,
+    whole,
     methods={f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows},
+    columns={f"steps {n}": {"steps": n} for n in (500, 1000, 2000, 4000)},
     spaces={f"{r}, Muon": {**whole.spaces[r], **rates} for r in rows},
+    metrics=("recall@1", "map@r"),
     ours=tuple(f"{r}, Muon" for r in rows if r in whole.ours),
     palette=tuple(f"{r}, Muon" for r in whole.methods),
   )
@@ -169,7 +174,7 @@ def get_studies() -> dict[str, Comparison]:
   longest = *ours, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
   return {
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
-    "steps_muon": _with_muon(),
+    "steps_muon": steps_with_muon(get_comparison()),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
     "imbalance": _study(

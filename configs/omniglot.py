@@ -13,9 +13,7 @@ few-shot tasks over all test characters, and 20-way tasks within an alphabet.
 papers share, in a folder with trainval.txt and test.txt, and quarter turns as classes.
 """
 
-from configs import base
 from configs.base import Config, Data, Loss, Model, Optimizer
-from configs.comparison import UNTUNED, UNTUNED_OURS, Comparison
 
 
 def get_config() -> Config:
@@ -35,20 +33,4 @@ def get_config() -> Config:
     model=Model(name="conv_net", dim=64),
     loss=Loss(centers="bank"),
     optimizer=Optimizer(name="muon", learning_rate=0.01),
-  )
-
-
-def get_comparison() -> Comparison:
-  """Seven methods at the network of the main run and fewer steps."""
-  few = base.replace(get_config(), {"steps": 600})
-  return Comparison(
-    methods={name: base.replace(few, m) for name, m in UNTUNED.items()},
-    columns={"600 steps": {"steps": 600}},
-    metrics=(
-      "recall@1",
-      "map@r",
-      "20-way 1-shot accuracy",
-      "within a family, 20-way 1-shot accuracy",
-    ),
-    ours=UNTUNED_OURS,
   )

@@ -14,7 +14,7 @@ RESULTS = ROOT / "experiments" / "results"
 CONFIGS = {
   "glyphs": "glyphs_comparison",
   "biased_glyphs": "biased_glyphs",
-  "omniglot": "omniglot",
+  "omniglot": "omniglot_comparison",
 }
 PAGES = [path for path in ROOT.rglob("README.md") if pages.markers(path.read_text())]
 

@@ -1,0 +1,27 @@
+"""Fifteen methods on Omniglot: does what wins on Glyphs win on real strokes?
+
+Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458;
+the network, the search and all other settings are those of the comparison on Glyphs.
+Expected: the tables of experiments/results/omniglot/README.md.
+Wall time: about 20 s for 1,000 steps of a run on one core of two; 270 runs in all.
+Command: python -m experiments.compare --config=configs/omniglot_comparison.py \
+  --results=experiments/results/omniglot
+"""
+
+from configs import base, glyphs_comparison
+from configs.comparison import Comparison
+
+# The 964 train characters and their quarter turns, about as many classes as Glyphs has.
+BASE = base.replace(
+  glyphs_comparison.BASE, {"data.name": "omniglot", "data.turned_classes": "train"}
+)
+
+
+def get_comparison() -> Comparison:
+  """Every loss at two budgets."""
+  return glyphs_comparison.fifteen_methods(BASE)
+
+
+def get_studies() -> dict[str, Comparison]:
+  """The budgets at which a bank should win."""
+  return {"steps_muon": glyphs_comparison.steps_with_muon(get_comparison())}
