@@ -151,12 +151,12 @@ def fifteen_methods(start: Config) -> Comparison:
   )
 
 
-def steps_with_muon(whole: Comparison) -> Comparison:
-  """Some of the fifteen methods by another optimizer, each tuned anew."""
+def with_muon(whole: Comparison) -> dict[str, Comparison]:
+  """Studies of the strongest methods by another optimizer, each tuned anew."""
   rows = "CCL, repelling bank", "ArcFace", "ArcFace, repelling bank", "Multi-Similarity"
   rates = {"optimizer.learning_rate": (5e-3, 1e-2, 2e-2, 4e-2)}
   fields = {"optimizer.name": "muon", "optimizer.learning_rate": 1e-2}
-  return dataclasses.replace(
+  steps = dataclasses.replace(
     whole,
     methods={f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows},
     columns={f"steps {n}": {"steps": n} for n in (500, 1000, 2000, 4000)},
@@ -164,6 +164,39 @@ def steps_with_muon(whole: Comparison) -> Comparison:
     metrics=("recall@1", "map@r"),
     ours=tuple(f"{r}, Muon" for r in rows if r in whole.ours),
     palette=tuple(f"{r}, Muon" for r in whole.methods),
+  )
+  return {"steps_muon": steps, "axes_muon": _along_all_axes(steps)}
+
+
+def _along_all_axes(steps: Comparison) -> Comparison:
+  """One setting changed, at 1,000 steps or as many images, for the default's bank."""
+  same_images = {
+    f"batch_size {size}, {128_000 // size:,} steps": {
+      "batch_size": size,
+      "steps": 128_000 // size,
+    }
+    for size in (16, 64, 256, 512)
+  }
+  others = {
+    "data.images_per_class": (2, 4, 8),
+    "model.dim": (16, 32, 64, 256),
+    "data.label_noise": (0.2, 0.4),
+  }
+  one_field = {
+    f"{field.rpartition('.')[2]} {value}": {field: value}
+    for field, values in others.items()
+    for value in values
+  }
+  rows = [row for row in steps.methods if row != "ArcFace, repelling bank, Muon"]
+  return dataclasses.replace(
+    steps,
+    methods={row: steps.methods[row] for row in rows},
+    columns={
+      column: {"steps": 1000, "eval_every": 100_000, **fields}
+      for column, fields in (same_images | one_field).items()
+    },
+    spaces={row: steps.spaces[row] for row in rows},
+    ours=(rows[0],),
   )
 
 
@@ -174,7 +207,7 @@ def get_studies() -> dict[str, Comparison]:
   longest = *ours, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
   return {
     "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
-    "steps_muon": steps_with_muon(get_comparison()),
+    **with_muon(get_comparison()),
     "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
     "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
     "imbalance": _study(

@@ -23,5 +23,5 @@ def get_comparison() -> Comparison:
 
 
 def get_studies() -> dict[str, Comparison]:
-  """The budgets at which a bank should win."""
-  return {"steps_muon": glyphs_comparison.steps_with_muon(get_comparison())}
+  """The conditions under which a bank should win."""
+  return glyphs_comparison.with_muon(get_comparison())

@@ -9,6 +9,7 @@ from experiments.run.command_line import InputError
 
 Result = Mapping[str, Any]
 BySeed = dict[int, float]
+MOST_COLUMNS = 8  # of a table with a row a method; more conditions become rows
 PART = 0.9  # share of the best baseline's final value, whose first step is shown
 
 
@@ -67,6 +68,9 @@ def means(
 ) -> str:
   """Mean and half of the 95% interval (Student's t) over the seeds, cell by cell.
 
+  A row a method and a column a condition, or the other way around where there are many
+  conditions.
+
   Args:
     results: as stored.
     metric: the metric to show.
@@ -89,8 +93,14 @@ def means(
     return interval([*values.values()]) + fewer
 
   title = metric if minus is None else f"{metric}, minus {minus}"
-  body = [[r, *(shown(r, c) for c in columns)] for r in rows if r != minus]
-  return markdown([title, *columns], body)
+  rows = [row for row in rows if row != minus]
+  if len(columns) > MOST_COLUMNS:
+    return markdown(
+      [title, *rows], [[c, *(shown(r, c) for r in rows)] for c in columns]
+    )
+  return markdown(
+    [title, *columns], [[r, *(shown(r, c) for c in columns)] for r in rows]
+  )
 
 
 def ranked(

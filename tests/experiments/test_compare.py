@@ -357,6 +357,17 @@ def test_the_table_holds_means_and_intervals():
   assert shown[3] == "| CCL | 0.700 (1 of 2) |"
 
 
+def test_many_conditions_are_rows():
+  columns = [f"{i} steps" for i in range(tables.MOST_COLUMNS + 1)]
+  found = [{**r, "column": c} for c in columns for r in results()]
+  order = tables.Order(ORDER.rows, columns)
+  shown = tables.means(found, "recall@1", order).splitlines()
+  assert shown[0] == "| recall@1 | softmax | CCL |" and len(shown) == 2 + len(columns)
+  assert shown[-1] == f"| {columns[-1]} | 0.450 ± 0.635 | 0.750 ± 0.635 |"
+  minus = tables.means(found, "recall@1", order, "softmax").splitlines()
+  assert minus[2] == "| 0 steps | 0.300 ± 0.000 |"
+
+
 def test_a_run_that_diverged_counts_as_zero(tmp_path):
   """In the mean, in the steps to a goal and in figures; never left out."""
   found = results()
