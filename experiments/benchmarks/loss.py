@@ -33,13 +33,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccl_jax import losses, objectives
+from ccl_jax import centers, losses, objectives
 from ccl_jax.centers import CenterBank
 from ccl_jax.vectors import unit
 
 SCALE, MARGIN, MOMENTUM, LEARNING_RATE = 64.0, 0.35, 0.5, 0.1
 SIZES = [[128, 11264, 512], [256, 131072, 512]]
 FLOOR, OURS, ARCFACE = "two matrix products", "ccl_jax", "ccl_jax, ArcFace"
+UPDATE = "its bank's update alone"
 # A step returns its loss, or None for the floor, which has no loss.
 Step = Callable[[], float | None]
 
@@ -117,10 +118,21 @@ def with_bank(
     (value, bank), gradient = jax.value_and_grad(mean_loss, has_aux=True)(embeddings)
     return bank, value, gradient
 
+  return jax_step(train, _bank(dtype, vectors), embeddings, labels)
+
+
+def _bank(dtype, vectors) -> CenterBank:
   counts = jnp.zeros(len(vectors), jnp.int32)
-  vectors = unit(jnp.asarray(vectors)).astype(dtype)
-  bank = CenterBank(vectors, counts)
-  return jax_step(train, bank, embeddings, labels)
+  return CenterBank(unit(jnp.asarray(vectors)).astype(dtype), counts)
+
+
+def update_alone(dtype, embeddings, labels, vectors) -> Step:
+  """The step of the bank by the default rule, which `with_bank` contains."""
+
+  def train(bank, embeddings, labels):
+    return centers.update(bank, embeddings, labels, momentum=MOMENTUM), 0.0, None
+
+  return jax_step(train, _bank(dtype, vectors), embeddings, labels)
 
 
 def plain_jax(dtype, embeddings, labels, vectors) -> Step:
@@ -209,6 +221,7 @@ CONTESTANTS: dict[str, Callable[..., Step]] = {
   ARCFACE: lambda dtype, *arrays: with_bank(
     dtype, *arrays, loss=losses.arcface, product_dtype=dtype
   ),
+  UPDATE: update_alone,
   "ccl_jax, all at once": partial(with_bank, block_size=2**31),
   "JAX, trained centers": plain_jax,
   "PyTorch": plain_torch,
@@ -238,7 +251,7 @@ def compare(
         raise
       missing[name] = "out of memory"
   del arrays
-  for name in steps.keys() - {FLOOR, ARCFACE}:  # these compute other functions
+  for name in steps.keys() - {FLOOR, ARCFACE, UPDATE}:  # which compute other functions
     near = 1e-4 if dtype == "float32" else 1e-2
     np.testing.assert_allclose(first[name], first[OURS], rtol=near, err_msg=name)
 
