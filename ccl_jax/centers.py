@@ -173,7 +173,8 @@ def update(
     labels: [B]; rows whose label is < 0 (padding) or >= K change nothing.
     rule: from unit embeddings [B, D] and labels [B] to directions [B, D]: `repulsion`,
       `class_means` or your own. Rows that change nothing come as zeros, labeled -1.
-    momentum: mu in [0, 1]; 0 forgets the old center, 1 freezes it.
+    momentum: mu in [0, 1]; 0 forgets the old center, 1 freezes it. It is of a batch,
+      not of an image: with M images of each class, mu ** M remembers as many.
     mesh: of a bank that is split by class, each range moved by its owner.
 
   Returns:
