@@ -491,7 +491,7 @@ def test_speed_is_read_off_the_curves():
 # By study, how many seeds its page tells of, where not 3; 0: not run.
 SEEDS = {
   "biased_glyphs": {"main": 5},
-  "glyphs_comparison": {"main": 5, "steps_muon": 4},
+  "glyphs_comparison": {"main": 5, "steps_muon": 5},
   "omniglot_comparison": {"main": 0, "steps_muon": 5},
 }
 
