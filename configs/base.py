@@ -6,6 +6,7 @@ line (`--config.loss.scale=16`), in config.json and in stored results.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import types
@@ -278,14 +279,15 @@ def replace(config: Config, values: Mapping[str, Any]) -> Config:
   return dataclasses.replace(config, **changed, **own)
 
 
-def hints(*, include_extras: bool = False) -> dict[str, Any]:
+@functools.cache
+def hints(*, include_extras: bool = False) -> Mapping[str, Any]:
   """Full name -> type of every field."""
   found = typing.get_type_hints(Config, include_extras=include_extras)
   for name, section in SECTIONS.items():
     del found[name]
     own = typing.get_type_hints(section, include_extras=include_extras)
     found |= {f"{name}.{field}": hint for field, hint in own.items()}
-  return found
+  return types.MappingProxyType(found)
 
 
 def _check_bound(name: str, value: Any, hint: Any) -> None:

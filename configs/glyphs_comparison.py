@@ -159,7 +159,7 @@ def with_muon(whole: Comparison) -> dict[str, Comparison]:
   steps = dataclasses.replace(
     whole,
     methods={f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows},
-    columns={f"steps {n}": {"steps": n} for n in (500, 1000, 2000, 4000)},
+    columns=_values_of("steps", (500, 1000, 2000, 4000)),
     spaces={f"{r}, Muon": {**whole.spaces[r], **rates} for r in rows},
     metrics=("recall@1", "map@r"),
     ours=tuple(f"{r}, Muon" for r in rows if r in whole.ours),
@@ -170,22 +170,11 @@ def with_muon(whole: Comparison) -> dict[str, Comparison]:
 
 def _along_all_axes(steps: Comparison) -> Comparison:
   """One setting changed, at 1,000 steps or as many images, for the default's bank."""
-  same_images = {
-    f"batch_size {size}, {128_000 // size:,} steps": {
-      "batch_size": size,
-      "steps": 128_000 // size,
-    }
-    for size in (16, 64, 256, 512)
-  }
-  others = {
-    "data.images_per_class": (2, 4, 8),
-    "model.dim": (16, 32, 64, 256),
-    "data.label_noise": (0.2, 0.4),
-  }
-  one_field = {
-    f"{field.rpartition('.')[2]} {value}": {field: value}
-    for field, values in others.items()
-    for value in values
+  conditions = {
+    **_batches_of((16, 64, 256, 512), images=128_000),
+    **_values_of("data.images_per_class", (2, 4, 8)),
+    **_values_of("model.dim", (16, 32, 64, 256)),
+    **_values_of("data.label_noise", (0.2, 0.4)),
   }
   rows = [row for row in steps.methods if row != "ArcFace, repelling bank, Muon"]
   return dataclasses.replace(
@@ -193,7 +182,7 @@ def _along_all_axes(steps: Comparison) -> Comparison:
     methods={row: steps.methods[row] for row in rows},
     columns={
       column: {"steps": 1000, "eval_every": 100_000, **fields}
-      for column, fields in (same_images | one_field).items()
+      for column, fields in conditions.items()
     },
     spaces={row: steps.spaces[row] for row in rows},
     ours=(rows[0],),
@@ -236,13 +225,13 @@ def get_studies() -> dict[str, Comparison]:
 def _study(
   rows: tuple[str, ...], field: str, values: tuple, others: Fields | None = None
 ) -> Comparison:
-  whole, short = get_comparison(), field.rpartition(".")[2]
+  whole = get_comparison()
   return dataclasses.replace(
     whole,
     methods={row: whole.methods[row] for row in rows},
     columns={
-      f"{short} {value}": {"steps": 1000, field: value, **(others or {})}
-      for value in values
+      column: {"steps": 1000, **fields, **(others or {})}
+      for column, fields in _values_of(field, values).items()
     },
     spaces={row: whole.spaces[row] for row in rows},
     metrics=("recall@1", "map@r"),
@@ -254,11 +243,22 @@ def _same_images(rows: tuple[str, ...], images: int) -> Comparison:
   return dataclasses.replace(
     _study(rows, "batch_size", (128,)),
     columns={
-      f"batch_size {size}, {images // size:,} steps": {
-        "batch_size": size,
-        "steps": images // size,
-        "eval_every": images // size // 4,
-      }
-      for size in (16, 64, 128, 512)
+      column: {**fields, "eval_every": fields["steps"] // 4}
+      for column, fields in _batches_of((16, 64, 128, 512), images).items()
     },
   )
+
+
+def _values_of(field: str, values: tuple) -> dict[str, Fields]:
+  """Columns that differ in one field."""
+  name = field.rpartition(".")[2]
+  return {f"{name} {value}": {field: value} for value in values}
+
+
+def _batches_of(sizes: tuple[int, ...], images: int) -> dict[str, Fields]:
+  """Columns of batches of other sizes that see as many images."""
+  steps = {size: images // size for size in sizes}
+  return {
+    f"batch_size {size}, {count:,} steps": {"batch_size": size, "steps": count}
+    for size, count in steps.items()
+  }

@@ -58,24 +58,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _load(path: str, study: str | None) -> Comparison:
-  module = command_line.load_module(path)
-  if not hasattr(module, "get_comparison"):
-    raise InputError(
-      f"--config={path} defines no get_comparison, as configs/glyphs_comparison.py does"
-    )
+  main, studies = _comparisons(path)
   if study is None:
-    return module.get_comparison()
-  studies = _studies(path)
+    return main
   if study not in studies:
     known = ", ".join(studies) or "none"
     raise InputError(f"--study={study}: the studies of {path} are {known}")
   return studies[study]
 
 
-def _studies(path: str) -> dict[str, Comparison]:
-  """The further comparisons of a config file, by name."""
+def _comparisons(path: str) -> tuple[Comparison, dict[str, Comparison]]:
+  """The comparison of a config file, and further ones by name."""
   module = command_line.load_module(path)
-  return module.get_studies() if hasattr(module, "get_studies") else {}
+  if not hasattr(module, "get_comparison"):
+    raise InputError(
+      f"--config={path} defines no get_comparison, as configs/glyphs_comparison.py does"
+    )
+  studies = module.get_studies() if hasattr(module, "get_studies") else {}
+  return module.get_comparison(), studies
 
 
 def table(config: str, results: Path, asked: pages.Marker) -> str | None:
@@ -92,10 +92,10 @@ def table(config: str, results: Path, asked: pages.Marker) -> str | None:
   if not stored:
     raise InputError(f"{path} holds no results, and a page asks for their table")
   metrics = [metric.strip() for metric in asked.shows.split(";")]
-  defined = {MAIN: None, **{name: name for name in _studies(config)}}
-  if asked.study not in defined:
+  main, studies = _comparisons(config)
+  comparison = {MAIN: main, **studies}.get(asked.study)
+  if comparison is None:
     return tables.listed(stored, metrics)
-  comparison = _load(config, defined[asked.study])
   order = tables.Order([*comparison.methods], [*comparison.columns])
   if asked.shows == "speed":
     return tables.speed(stored, jobs.CHOSEN_BY, order, comparison.ours)

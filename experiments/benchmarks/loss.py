@@ -8,12 +8,13 @@ All contestants compute the CosFace loss of the same arrays, its gradient in the
 embeddings, and a step of the centers: ccl_jax moves its bank, the others take the
 gradient in the centers and a step of plain SGD. The first losses are compared before
 anything is timed. Contestants take turns, so that a busy machine slows all of them
-alike. The floor is two bare matrix products of that size, which every exact loss with a
-gradient needs. Memory is the peak that a step adds to its arguments, measured in a
-separate process (Linux, or JAX on an accelerator). PyTorch uses a GPU too if there is
-one. Everything is float32, except that `--dtype` sets the type of our bank, of our
-products and of the floor. A contestant for which the memory is not enough says so;
-`--contestants` and `--no-memory` spare time where there are many classes.
+alike. Beside them stands our bank's step without the loss. The floor is two bare matrix
+products of that size, which every exact loss with a gradient needs. Memory is the peak
+that a step adds to its arguments, measured in a separate process (Linux, or JAX on an
+accelerator). PyTorch uses a GPU too if there is one. Everything is float32, except that
+`--dtype` sets the type of our bank, of our products and of the floor. A contestant for
+which the memory is not enough says so; `--contestants` and `--no-memory` spare time
+where there are many classes.
 """
 
 import argparse
@@ -274,7 +275,9 @@ def compare(
       "fastest_milliseconds": round(1000 * min(times[name]), 2),
       "times_floor": round(medians[name] / medians[FLOOR], 2),
       "times_ours": round(medians[name] / medians[OURS], 2),
-      "teraflops": round(products / medians[name] / 1e12, 3),
+      "teraflops": None
+      if name == UPDATE  # which has no such products
+      else round(products / medians[name] / 1e12, 3),
       "megabytes": memory_in_a_process(name, dtype, size) if flags.memory else None,
     }
     if name in times

@@ -49,6 +49,7 @@ def test_the_contestants_over_many_classes_have_one_loss(tmp_path, capsys):
   timed = {name: row for name, row in found["rows"].items() if "missing" not in row}
   assert {loss.FLOOR, loss.OURS, loss.ARCFACE, loss.UPDATE} <= timed.keys()
   assert all(row["milliseconds"] > 0 for row in timed.values())
+  assert timed[loss.UPDATE]["teraflops"] is None and timed[loss.OURS]["teraflops"] >= 0
   printed = capsys.readouterr().out
   assert all(name in printed for name in found["rows"])
 
