@@ -9,6 +9,7 @@ Command: python -m experiments.compare --config=configs/glyphs_comparison.py \
 """
 
 import dataclasses
+import functools
 
 from configs import base
 from configs.base import Config, Data, Model, Optimizer
@@ -67,6 +68,9 @@ _METHODS = {
 }
 _CCL_ROWS = "CCL", "CCL, momentum bank", "CCL, repelling bank"
 _OURS = *_CCL_ROWS, "ArcFace, repelling bank"
+# What ablations compare: the paper's loss, by gradient and over our bank; baselines.
+_PAPERS = "CCL", "CCL, repelling bank"
+_SOME = *_PAPERS, "NormSoftmax", "Multi-Similarity"
 
 _RATE = {"optimizer.learning_rate": (2e-3, 4e-3, 6e-3, 1e-2)}
 _CENTERS_RATE = {"optimizer.centers_learning_rate": (0.01, 0.03, 0.1)}
@@ -191,41 +195,53 @@ def _along_all_axes(steps: Comparison) -> Comparison:
 
 def get_studies() -> dict[str, Comparison]:
   """Ablations: what changes with one setting, all others as the search found them."""
-  ours = "CCL", "CCL, repelling bank"
-  some = *ours, "NormSoftmax", "Multi-Similarity"
-  longest = *ours, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
+  whole = get_comparison()
+  longest = *_PAPERS, "NormSoftmax", "ArcFace", _OURS[-1], "Multi-Similarity"
+  pairs = *_PAPERS, "Multi-Similarity"
+  bank, repelling = _CCL_ROWS[1:], _CCL_ROWS[2:]
+  study = functools.partial(_study, whole)
   return {
-    "steps": _study(longest, "steps", (500, 1000, 2000, 4000)),
-    **with_muon(get_comparison()),
-    "batch_size": _study((*ours, "Multi-Similarity"), "batch_size", (16, 64, 256, 512)),
-    "batch_size_same_images": _same_images((*ours, "Multi-Similarity"), 128_000),
-    "imbalance": _study(
-      some, "data.imbalance", (1.0, 10.0), others={"data.seen_fraction": 1 / 3}
-    ),
-    "imbalance_pairs": _study(  # the same batches for all, two images of each class
-      some,
+    "steps": study(longest, "steps", (500, 1000, 2000, 4000)),
+    **with_muon(whole),
+    **of_claims(whole),
+    "batch_size": study(pairs, "batch_size", (16, 64, 256, 512)),
+    "batch_size_same_images": _same_images(whole, pairs, 128_000),
+    "imbalance_pairs": study(  # the same batches for all, two images of each class
+      _SOME,
       "data.imbalance",
       (1.0, 10.0),
       others={"data.seen_fraction": 1 / 3, "data.images_per_class": 2},
     ),
-    "label_noise": _study(some, "data.label_noise", (0.0, 0.2, 0.4)),
-    "images_per_class": _study(
-      (*ours, "SupCon"), "data.images_per_class", (0, 2, 4, 8)
+    "label_noise": study(_SOME, "data.label_noise", (0.0, 0.2, 0.4)),
+    "images_per_class": study(
+      (*_PAPERS, "SupCon"), "data.images_per_class", (0, 2, 4, 8)
     ),
-    "dim": _study(ours, "model.dim", (16, 32, 64, 128, 256)),
-    "scale": _study(ours, "loss.scale", (4.0, 8.0, 16.0, 32.0, 64.0)),
-    "margin": _study(ours, "loss.margin", (0.0, 0.1, 0.2, 0.4)),
-    "center_weight": _study(ours, "loss.center_weight", (0.0, 1.0, 4.0, 8.0)),
-    "momentum": _study(_CCL_ROWS[1:], "loss.momentum", (0.0, 0.5, 0.9, 0.97)),
-    "first_visit": _study(_CCL_ROWS[1:], "loss.first_visit", ("replace", "mix")),
-    "sharpness": _study(_CCL_ROWS[2:], "loss.sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
+    "dim": study(_PAPERS, "model.dim", (16, 32, 64, 128, 256)),
+    "scale": study(_PAPERS, "loss.scale", (4.0, 8.0, 16.0, 32.0, 64.0)),
+    "momentum": study(bank, "loss.momentum", (0.0, 0.5, 0.9, 0.97)),
+    "first_visit": study(bank, "loss.first_visit", ("replace", "mix")),
+    "sharpness": study(repelling, "loss.sharpness", (None, 0.0, 4.0, 8.0, 16.0)),
+  }
+
+
+def of_claims(whole: Comparison) -> dict[str, Comparison]:
+  """Studies of what the paper says of unequal classes, the margin and the pull."""
+  return {
+    "imbalance": _study(
+      whole, _SOME, "data.imbalance", (1.0, 10.0), {"data.seen_fraction": 1 / 3}
+    ),
+    "margin": _study(whole, _PAPERS, "loss.margin", (0.0, 0.1, 0.2, 0.4)),
+    "center_weight": _study(whole, _PAPERS, "loss.center_weight", (0.0, 1.0, 4.0, 8.0)),
   }
 
 
 def _study(
-  rows: tuple[str, ...], field: str, values: tuple, others: Fields | None = None
+  whole: Comparison,
+  rows: tuple[str, ...],
+  field: str,
+  values: tuple,
+  others: Fields | None = None,
 ) -> Comparison:
-  whole = get_comparison()
   return dataclasses.replace(
     whole,
     methods={row: whole.methods[row] for row in rows},
@@ -238,10 +254,10 @@ def _study(
   )
 
 
-def _same_images(rows: tuple[str, ...], images: int) -> Comparison:
+def _same_images(whole: Comparison, rows: tuple[str, ...], images: int) -> Comparison:
   """Smaller batches for more steps."""
   return dataclasses.replace(
-    _study(rows, "batch_size", (128,)),
+    _study(whole, rows, "batch_size", (128,)),
     columns={
       column: {**fields, "eval_every": fields["steps"] // 4}
       for column, fields in _batches_of((16, 64, 128, 512), images).items()

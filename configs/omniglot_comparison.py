@@ -24,5 +24,6 @@ def get_comparison() -> Comparison:
 
 
 def get_studies() -> dict[str, Comparison]:
-  """The conditions under which a bank should win."""
-  return glyphs_comparison.with_muon(get_comparison())
+  """The conditions under which a bank should win, and the paper's other claims."""
+  whole = get_comparison()
+  return {**glyphs_comparison.with_muon(whole), **glyphs_comparison.of_claims(whole)}

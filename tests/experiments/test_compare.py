@@ -492,7 +492,13 @@ def test_speed_is_read_off_the_curves():
 SEEDS = {
   "biased_glyphs": {"main": 5},
   "glyphs_comparison": {"main": 5, "steps_muon": 5},
-  "omniglot_comparison": {"main": 0, "steps_muon": 5},
+  "omniglot_comparison": {
+    "main": 0,
+    "steps_muon": 5,
+    "imbalance": 0,
+    "margin": 0,
+    "center_weight": 0,
+  },
 }
 
 
