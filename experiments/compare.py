@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--seeds", type=int, default=5, help="seeds 0.. (default: 5)")
   parser.add_argument("--metric", help="one metric, instead of the comparison's own")
   parser.add_argument("--minus", help="a row to take from the others, seed by seed")
+  parser.add_argument(
+    "--against", type=Path, help="folder of other data's results of the same study"
+  )
   parser.add_argument("--table-only", action="store_true", help="train nothing")
   parser.add_argument("--figures", type=Path, help="folder to draw figures into")
   parser.add_argument(
@@ -81,16 +84,15 @@ def _comparisons(path: str) -> tuple[Comparison, dict[str, Comparison]]:
 def table(config: str, results: Path, asked: pages.Marker) -> str | None:
   """What a page asks for; None where it asks for another comparison's results.
 
-  Several metrics make one table, which is ranked by the first; `METRIC minus ROW` takes
-  a row from the others, and `speed` is the table of steps to a part of the best. Runs
-  that the config does not define are listed one by one.
+  Several metrics make one table, which is ranked by the first. `METRIC minus ROW` takes
+  a row from the others, `METRIC against FOLDER` correlates the methods' ranks with
+  those on other data, and `speed` shows steps to a part of the best. Runs that the
+  config does not define are listed one by one.
   """
   path = results / f"{asked.study}.jsonl"
   if asked.results != results.name or asked.study == CENTERS:
     return None
-  stored = store.read(path)
-  if not stored:
-    raise InputError(f"{path} holds no results, and a page asks for their table")
+  stored = _stored(path)
   metrics = [metric.strip() for metric in asked.shows.split(";")]
   main, studies = _comparisons(config)
   comparison = {MAIN: main, **studies}.get(asked.study)
@@ -101,20 +103,33 @@ def table(config: str, results: Path, asked: pages.Marker) -> str | None:
     return tables.speed(stored, jobs.CHOSEN_BY, order, comparison.ours)
   if len(metrics) > 1:
     return tables.ranked(stored, metrics, order, comparison.ours)
+  if " against " in asked.shows:
+    metric, _, folder = asked.shows.partition(" against ")
+    others = _stored(results.parent / folder / path.name)
+    return tables.agreement(stored, others, metric, order)
   metric, _, minus = metrics[0].partition(" minus ")
   return tables.means(stored, metric, order, minus or None)
+
+
+def _stored(path: Path) -> list[tables.Result]:
+  """The results of a study; raises InputError if there is none."""
+  if results := store.read(path):
+    return results
+  raise InputError(f"{path} holds no results: run it without --table-only first")
 
 
 def show(
   comparison: Comparison, study: Path, search: Path, args: argparse.Namespace
 ) -> None:
   """Prints the tables of the stored results, and draws their figures if asked to."""
-  results = store.read(study)
-  if not results:
-    raise InputError(f"{study} holds no results; run without --table-only first")
+  results = _stored(study)
   order = tables.Order([*comparison.methods], [*comparison.columns])
   for metric in [args.metric] if args.metric else comparison.metrics:
     print(tables.means(results, metric, order, args.minus), end="\n\n")
+  others = _stored(args.against / study.name) if args.against else None
+  if others is not None:
+    metric = args.metric or jobs.CHOSEN_BY
+    print(tables.agreement(results, others, metric, order), end="\n\n")
   if not args.metric:
     if speed := tables.speed(results, jobs.CHOSEN_BY, order, comparison.ours):
       print(speed, end="\n\n")
@@ -126,7 +141,13 @@ def show(
     from experiments.comparison import charts  # matplotlib is slow to import
 
     name = args.results.name if study.stem == MAIN else study.stem
-    for path in charts.draw(results, order, comparison, args.figures, name):
+    drawn = charts.draw(results, order, comparison, args.figures, name)
+    if others is not None:
+      both = tables.in_both(results, others, jobs.CHOSEN_BY, order)
+      names = args.results.name, args.against.name
+      drawn.append(args.figures / f"{name}_ranks.png")
+      charts.ranks(both, comparison, names).savefig(drawn[-1], dpi=130)
+    for path in drawn:
       print(f"wrote {path}")
 
 

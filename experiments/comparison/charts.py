@@ -111,6 +111,48 @@ def over_values(
   return figure
 
 
+def ranks(
+  both: Mapping[str, Mapping[str, tuple[tables.BySeed, tables.BySeed]]],
+  comparison: Comparison,
+  names: tuple[str, str],
+) -> Figure:
+  """The methods' ranks by Recall@1 in two studies, joined by a line for each method.
+
+  Args:
+    both: of `tables.in_both`: column -> row -> values here, values there.
+    comparison: whose methods they are.
+    names: of the first study and of the second, which is drawn on the left.
+  """
+  colors, ours = _colors(comparison), comparison.ours
+  figure = Figure(figsize=(6.5 * len(both), 6), layout="constrained")
+  for axes, (column, cells) in zip(
+    figure.subplots(1, len(both), squeeze=False)[0], both.items(), strict=True
+  ):
+    axes.set_title(f"Recall@1, {column}", loc="left")
+    sides = [
+      {row: statistics.mean(values[side].values()) for row, values in cells.items()}
+      for side in (1, 0)
+    ]
+    places = [
+      {row: place for place, row in enumerate(sorted(side, key=lambda r: -side[r]))}
+      for side in sides
+    ]
+    for row in cells:
+      style = {"color": colors[row], "fontsize": 9, "va": "center"}
+      style["weight"] = "bold" if row in ours else "normal"
+      y = [place[row] for place in places]
+      width = 2.2 if row in ours else 1.1
+      axes.plot((0, 1), y, color=colors[row], linewidth=width, marker="o", markersize=4)
+      axes.text(-0.05, y[0], f"{row} {sides[0][row]:.3f}", ha="right", **style)
+      axes.text(1.05, y[1], f"{sides[1][row]:.3f} {row}", ha="left", **style)
+    axes.set_xticks((0, 1), names[::-1])
+    axes.set_xlim(-1.1, 2.1)
+    axes.invert_yaxis()
+    axes.get_yaxis().set_visible(False)
+    axes.spines[:].set_visible(False)
+  return figure
+
+
 def _by_group(results, order: tables.Order, comparison: Comparison) -> Figure:
   """Recall@1 on held-out images of rare, medium and frequent train classes."""
   figure, axes = _axes("Recall@1 of held-out images of the train classes")

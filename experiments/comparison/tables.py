@@ -133,6 +133,57 @@ def ranked(
   return markdown(["method", *head], body)
 
 
+def agreement(
+  results: Sequence[Result], others: Sequence[Result], metric: str, order: Order
+) -> str:
+  """Spearman's rank correlation of the methods of two studies, condition by condition.
+
+  Args:
+    results: as stored.
+    others: those of the other study; what only one of the two has is left out.
+    metric: what ranks the methods.
+    order: rows and columns of the first study.
+
+  Raises:
+    InputError: if no condition has three methods in both.
+  """
+  from scipy import stats  # slow to import
+
+  def correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    return float(stats.spearmanr(*zip(*pairs, strict=True)).statistic)
+
+  body = []
+  for column, cells in in_both(results, others, metric, order).items():
+    if len(cells) < 3:
+      continue
+    seeds = set[int].intersection(*({*a} & {*b} for a, b in cells.values()))
+    of_seeds = [correlation([(a[s], b[s]) for a, b in cells.values()]) for s in seeds]
+    means = [
+      tuple(statistics.mean(v.values()) for v in both) for both in cells.values()
+    ]
+    whole = f"{correlation(means):.2f}"
+    body.append([column, str(len(cells)), whole, interval(of_seeds, 2)])
+  if not body:
+    raise InputError("no condition has the same three methods in both studies")
+  head = [f"rank correlation of {metric}", "methods", "of the means", "of a seed each"]
+  return markdown(head, body)
+
+
+def in_both(
+  results: Sequence[Result], others: Sequence[Result], metric: str, order: Order
+) -> dict[str, dict[str, tuple[BySeed, BySeed]]]:
+  """Column -> row -> values of the first study and of the second, if both have any."""
+  here, there = by_cell(results, metric), by_cell(others, metric)
+  return {
+    column: {
+      row: (here[row, column], there[row, column])
+      for row in order.rows
+      if (row, column) in here and (row, column) in there
+    }
+    for column in order.columns
+  }
+
+
 def listed(results: Sequence[Result], metrics: Sequence[str]) -> str:
   """Single runs, a line each: methods, conditions, steps, metrics and seconds."""
   body = [

@@ -368,6 +368,61 @@ def test_many_conditions_are_rows():
   assert minus[2] == "| 0 steps | 0.300 ± 0.000 |"
 
 
+def ranking(values):
+  """A study with one seed a value, of methods named by their place."""
+  return [
+    {"row": f"{row}", "column": "9 steps", "seed": seed, "metrics": {"recall@1": value}}
+    for row, of_row in enumerate(values)
+    for seed, value in enumerate(of_row)
+  ]
+
+
+def test_ranks_on_other_data_are_correlated():
+  rng = np.random.default_rng(0)
+  here, there = rng.random((2, 7, 3))
+  order = tables.Order([f"{row}" for row in range(8)], ["9 steps", "5 steps"])
+  others = [*ranking(there), ranking(rng.random((8, 3)))[-1]]  # row 7: there alone
+  shown = tables.agreement(ranking(here), others, "recall@1", order).splitlines()
+
+  def spearman(a, b):  # the formula for ranks without ties
+    squared = (np.argsort(np.argsort(a)) - np.argsort(np.argsort(b))) ** 2
+    return 1 - 6 * squared.sum() / (7 * (7**2 - 1))
+
+  whole = spearman(here.mean(axis=1), there.mean(axis=1))
+  both = here.T, there.T
+  seeds = tables.interval([spearman(a, b) for a, b in zip(*both, strict=True)], 2)
+  assert shown[2:] == [f"| 9 steps | 7 | {whole:.2f} | {seeds} |"]
+  with pytest.raises(InputError, match="the same three methods in both"):
+    tables.agreement(ranking(here), ranking(there[:2]), "recall@1", order)
+
+
+def test_ranks_on_other_data_are_joined_by_lines(tmp_path, monkeypatch, capsys):
+  values = [[0.3], [0.1], [0.2]]
+  stored = {"here": ranking(values), "there": ranking(values[::-1])}
+  monkeypatch.setattr(compare.store, "read", lambda path: stored[path.parent.name])
+  comparison = Comparison({row: Config() for row in "012"}, {"9 steps": {}})
+  monkeypatch.setattr(compare, "_load", lambda *_: comparison)
+  drawn = []
+  monkeypatch.setattr(Figure, "savefig", lambda *given, **_: drawn.append(given))
+  compare.main(
+    [
+      "--config=x",
+      f"--results={tmp_path / 'here'}",
+      "--table-only",
+      "--metric=recall@1",
+      f"--against={tmp_path / 'there'}",
+      f"--figures={tmp_path}",
+    ]
+  )
+  assert "| 9 steps | 3 | 0.50 | 0.50 |" in capsys.readouterr().out
+  (figure, path) = drawn[-1]
+  assert path == tmp_path / "here_ranks.png"
+  (axes,) = figure.axes
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == ["there", "here"]
+  assert [[*line.get_ydata()] for line in axes.lines] == [[1, 0], [2, 2], [0, 1]]
+  assert [text.get_text() for text in axes.texts[:2]] == ["0 0.200", "0.300 0"]
+
+
 def test_a_run_that_diverged_counts_as_zero(tmp_path):
   """In the mean, in the steps to a goal and in figures; never left out."""
   found = results()
