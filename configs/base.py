@@ -150,12 +150,15 @@ class Loss:
     "multi_similarity",
     "triplet",
     "contrastive",
+    "prototypical",
   ] = "center_contrastive"  # the loss
   centers: Literal["trained", "bank"] = "trained"  # by gradient, or by momentum
   scale: Positive | None = None  # s; normalized_softmax: 1 / temperature
   margin: Finite | None = None  # m: a cosine; arcface: an angle; triplet: a distance
   center_weight: Finite | None = None  # lambda of the pull to the own center
-  temperature: Positive | None = None  # tau of nt_xent, supcon, contex; T of proxy_nca
+  temperature: Positive | None = (
+    None  # tau of nt_xent, supcon, contex; T of proxy_nca, prototypical
+  )
   momentum: Fraction = 0.9  # bank: mu
   first_visit: Literal["replace", "mix"] = "replace"  # bank: of a random center
   sharpness: NonNegative | None = 8.0  # bank: of its repulsion; none: class means

@@ -11,7 +11,13 @@ labels of a type too narrow for K a ValueError.
 from ccl_jax.labels import mean_over_examples
 from ccl_jax.losses.blocks import Over
 from ccl_jax.losses.center import center_contrastive, center_loss, contrastive_center
-from ccl_jax.losses.pair import contrastive, multi_similarity, supcon, triplet
+from ccl_jax.losses.pair import (
+  contrastive,
+  multi_similarity,
+  prototypical,
+  supcon,
+  triplet,
+)
 from ccl_jax.losses.prefix import matryoshka
 from ccl_jax.losses.proxy import (
   arcface,
@@ -37,6 +43,7 @@ __all__ = [
   "multi_similarity",
   "normalized_softmax",
   "nt_xent",
+  "prototypical",
   "proxy_anchor",
   "proxy_nca",
   "soft_triple",

@@ -26,7 +26,13 @@ from ccl_jax.labels import drop_padding
 from ccl_jax.losses.proxy import log_one_plus_sum
 from ccl_jax.vectors import check_dims, unit
 
-__all__ = ["contrastive", "multi_similarity", "supcon", "triplet"]
+__all__ = [
+  "contrastive",
+  "multi_similarity",
+  "prototypical",
+  "supcon",
+  "triplet",
+]
 
 # The least distance in `contrastive`, which bounds the gradient at distance 0.
 _LEAST_DISTANCE = 1e-6
@@ -275,6 +281,65 @@ def contrastive(
   pull = spread(pulls, pairs.positives.sum(axis=1), labels)
   push = spread(pushes, near.sum(axis=1), labels)
   return pull + push
+
+
+def prototypical(
+  embeddings: Num[Array, "B D"],
+  labels: Int[Array, " B"],
+  *,
+  temperature: float = 0.1,
+) -> Float[Array, " B"]:
+  r"""Classifies each row by the class means of the batch's other rows.
+
+  .. math::
+    \ell_i = -\log \frac{e^{-\lVert z_i - p_{y_i} \rVert^2 / T}}
+      {\sum_k e^{-\lVert z_i - p_k \rVert^2 / T}}
+
+  with z scaled to unit length and :math:`p_k` the mean, of any length, of the rows of
+  class k without row i. The sum is over the classes of the batch, and the mean over the
+  rows whose class has another row. The reference splits a batch into shots, which make
+  the means, and queries, and does not scale embeddings; that each row is a query in
+  turn, as in a task with one shot less than the batch has rows of a class, and the
+  temperature, which a sphere needs, are our choice.
+
+  Args:
+    embeddings: [B, D], any length, any float type; computed in float32 at least.
+    labels: [B]; a negative label marks padding, which is in no mean.
+    temperature: T, in units of squared distance, which goes from 0 to 4.
+
+  Returns:
+    [B] float32, one value per row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from ccl_jax import losses
+    >>> embeddings = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> values = losses.prototypical(embeddings, labels, temperature=1.0)
+    >>> print(values.shape, f"{losses.mean_over_examples(values, labels):.3f}")
+    (4,) 0.783
+
+  References:
+    Snell, Swersky, Zemel, Prototypical Networks for Few-shot Learning, NeurIPS 2017,
+    Eq. 2, https://arxiv.org/abs/1703.05175
+  """
+  pairs = pairs_of(embeddings, labels)
+  z, count = unit(drop_padding(embeddings, labels)), pairs.positives.sum(axis=1)
+  of_class = pairs.positives.astype(z.dtype)
+  # Row j stands for its class: its mean has j itself, but for the row that it judges.
+  size = (count + 1).astype(z.dtype)
+  means = (of_class @ z + z) / size[:, None]
+  without = of_class @ z / jnp.maximum(count, 1).astype(z.dtype)[:, None]
+  own = -jnp.sum((z - without) ** 2, axis=1) / temperature
+  squared = (
+    jnp.sum(z * z, axis=1)[:, None]
+    + jnp.sum(means * means, axis=1)[None, :]
+    - 2 * z @ means.T
+  )
+  # A class of n rows is met n times in a row of B x B, with a weight of 1 / n each.
+  others = -squared / temperature - jnp.log(size)[None, :]
+  values = log_one_plus_sum(others - own[:, None], pairs.negatives, axis=1)
+  return spread(values, count > 0, labels)
 
 
 class Pairs(NamedTuple):

@@ -25,6 +25,7 @@ OVER_CLASSES = {
 BY_LABEL = {
   "contrastive": losses.contrastive,
   "multi_similarity": losses.multi_similarity,
+  "prototypical": losses.prototypical,
   "supcon": losses.supcon,
   "triplet": losses.triplet,
 }

@@ -53,7 +53,7 @@ BAD = [
     "--config.loss.name=tripled: expected center_contrastive or normalized_softmax or "
     "cosface or arcface or proxy_nca or proxy_anchor or soft_triple or cross_entropy "
     "or nt_xent or supcon or contex or contex_p or multi_similarity or triplet or "
-    "contrastive",
+    "contrastive or prototypical",
   ),
   (
     "train RUN --config.data.name=imagenet21k",

@@ -189,6 +189,20 @@ def triplet(x, y, *, margin, mining, **memory):
   return spread(terms, sum(map(len, terms)))
 
 
+def prototypical(x, y, *, temperature):
+  z, terms = unit(x), []
+  for i in range(len(z)):
+    logits = {}
+    for k in set(y):
+      rows = [z[j] for j in range(len(z)) if y[j] == k and j != i]
+      if rows:
+        logits[k] = -math.fsum((z[i] - sum(rows) / len(rows)) ** 2) / temperature
+    below = math.fsum(map(math.exp, logits.values()))
+    mine = y[i] in logits
+    terms.append([-math.log(math.exp(logits[y[i]]) / below)] if mine else [])
+  return spread(terms, sum(map(len, terms)))
+
+
 def contrastive(x, y, *, margin, **memory):
   pulls, pushes = [], []
   for positives, negatives in pairs_of(x, y, **memory):

@@ -102,6 +102,9 @@ CASES |= {
   for name, case in OVER_PAIRS.items()
   for takes in ("nothing", "memory")
 }
+CASES["prototypical"] = Case(
+  losses.prototypical, oracles.prototypical, {"temperature": 0.3}, "nothing"
+)
 OVER_CLASSES = [
   name for name, case in CASES.items() if case.takes in ("classes", "several centers")
 ]
@@ -414,6 +417,14 @@ def test_arcface_has_a_finite_gradient_at_its_ends(cosine):
   )
   np.testing.assert_allclose(value, expected.sum(), rtol=1e-4, atol=1e-6)
   assert np.isfinite(slope).all()
+
+
+def test_a_prototype_of_several_rows_counts_once(examples):
+  embeddings, labels = examples[0], np.array([4, 2, 2, 4, 2, 5], np.int32)
+  with jax.enable_x64():
+    values = losses.prototypical(jnp.asarray(embeddings), jnp.asarray(labels))
+  expected = oracles.prototypical(embeddings, labels, temperature=0.1)
+  np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
 def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
