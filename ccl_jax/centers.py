@@ -12,11 +12,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from ccl_jax.class_mesh import CLASS_AXIS, CLASSES, DATA_AXIS, ROWS, ClassMesh
+from ccl_jax.class_mesh import (
+  CLASS_AXIS,
+  CLASSES,
+  DATA_AXIS,
+  ROWS,
+  ClassMesh,
+  gather_classes,
+  sum_to_own_rows,
+)
 from ccl_jax.labels import as_classes, drop_padding
 from ccl_jax.vectors import EPSILON, check_dims, unit, widen
 
-__all__ = ["CenterBank", "Rule", "class_means", "grow", "init", "repulsion", "update"]
+__all__ = [
+  "CenterBank",
+  "Rule",
+  "class_means",
+  "grow",
+  "init",
+  "repulsion",
+  "update",
+  "visits",
+]
 
 # (unit embeddings [B, D], labels [B]) -> directions [B, D]; see `update`.
 Rule = Callable[[Float[Array, "B D"], Int[Array, " B"]], Float[Array, "B D"]]
@@ -245,6 +262,43 @@ def _move(bank: CenterBank, directions, labels, momentum: float) -> CenterBank:
     bank.centers.at[classes].set(new.astype(bank.centers.dtype), mode="drop"),
     bank.counts.at[classes].add(seen, mode="drop"),
   )
+
+
+def visits(
+  bank: CenterBank, labels: Int[Array, " B"], *, mesh: ClassMesh | None = None
+) -> Int[Array, " B"]:
+  """How many examples of each row's class the bank has seen.
+
+  Args:
+    bank: K centers.
+    labels: [B].
+    mesh: of a bank that is split by class.
+
+  Returns:
+    [B]; -1 for labels < 0 (padding) or >= K, which are no class.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from ccl_jax import centers
+    >>> bank = centers.init(jax.random.key(0), num_classes=2, dim=2)
+    >>> bank = centers.update(bank, jnp.eye(2), jnp.array([1, 1]))
+    >>> print(centers.visits(bank, jnp.array([0, 1, -1, 2])))
+    [ 0  2 -1 -1]
+  """
+  num_classes = len(bank.counts) if mesh is None else mesh.num_classes
+  labels = as_classes(labels, num_classes)
+  if mesh is None:
+    found = jnp.asarray(bank.counts).at[labels].get(mode="clip")
+  else:
+
+    def from_the_owners(counts, labels):
+      places = gather_classes(labels) - mesh.first_class()
+      here = (places >= 0) & (places < len(counts))
+      return sum_to_own_rows(jnp.where(here, counts.at[places].get(mode="clip"), 0))
+
+    look_up = mesh.map_over(from_the_owners, (CLASSES, ROWS), ROWS)
+    found = look_up(bank.counts, labels)
+  return jnp.where((labels >= 0) & (labels < num_classes), found, -1)
 
 
 def grow(bank: CenterBank, key: Key[Array, ""], num_classes: int) -> CenterBank:

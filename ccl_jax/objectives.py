@@ -38,6 +38,8 @@ __all__ = [
 
 # (embeddings [B,D], labels [B], class vectors [K,D], settings by name) -> loss [B]
 ClassLoss = Callable[..., Array]
+# (embeddings [B,D], labels [B]) -> loss [B]
+PairLoss = Callable[[Array, Array], Array]
 
 
 def _no_class_vectors(params: PyTree, state: PyTree) -> None:
@@ -87,10 +89,18 @@ def with_bank(
   mesh: ClassMesh | None = None,
   sample_rate: float = 1.0,
   relates_rows: bool = False,
+  unvisited: PairLoss | None = None,
 ) -> Objective:
   """Contrasts a batch with a center bank, then lets the batch move the bank.
 
   No gradient and no optimizer state of the size of the bank exists.
+
+  A class has a center of its own from its first visit on; before, its row of the bank
+  is a random direction. By default rows of that first visit are pulled to it all the
+  same, as to an untrained proxy. With `unvisited`, they are contrasted within their
+  batch instead. First batches of several images of a class then lay the classes out by
+  what they look like: `first_images_per_class` of `data.pipeline.train_batches`. Ours,
+  measured in experiments/results/glyphs.
 
   Args:
     loss: `(embeddings, labels, centers) -> [B]`, for instance `losses.arcface`. A loss
@@ -105,6 +115,9 @@ def with_bank(
       below 1, `apply` needs its key.
     relates_rows: whether a row's loss depends on the other rows of the batch, as in
       `losses.proxy_anchor`; the loss then needs the rows of all devices.
+    unvisited: a loss over a batch alone, `(embeddings, labels) -> [B]`, such as
+      `losses.multi_similarity`, for rows whose class no batch has visited yet; None:
+      they have `loss` like the others.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -128,10 +141,14 @@ def with_bank(
       contrast = functools.partial(contrast, unit_length=True)
     vectors = jax.lax.stop_gradient(bank.centers)
     values = _values(contrast, rows, axis_name if relates_rows else None, vectors)
+    if unvisited is not None:
+      visits = centers.visits(bank, batch["label"], mesh=mesh)
+      values = jnp.where(visits == 0, _values(unvisited, rows, axis_name), values)
     rows = _gather((_once_read(embeddings, values), batch["label"]), axis_name)
     return values, centers.update(bank, *rows, rule=rule, momentum=momentum, mesh=mesh)
 
-  return Objective(init, apply, lambda params, bank: bank.centers, not relates_rows)
+  rows_apart = not relates_rows and unvisited is None
+  return Objective(init, apply, lambda params, bank: bank.centers, rows_apart)
 
 
 def with_trained_centers(

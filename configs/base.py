@@ -88,6 +88,7 @@ class Data:
   views: Count = 1  # V: rows of a batch for each image, each changed by its own draw
   test_views: Count = 1  # averaged for a test image: itself, and views drawn for it
   images_per_class: Natural = 0  # M in a batch; 0: shuffled without regard to classes
+  first_images_per_class: Natural = 0  # M until each class was in a batch; 0: as later
   num_workers: Natural = 0  # processes that decode images; 0: threads of this process
 
 
@@ -161,6 +162,8 @@ class Loss:
   )
   momentum: Fraction = 0.9  # bank: mu
   first_visit: Literal["replace", "mix"] = "replace"  # bank: of a random center
+  # bank: the loss of rows whose class no batch has visited; bank: as of all others
+  unvisited: Literal["bank", "multi_similarity", "supcon"] = "bank"
   sharpness: NonNegative | None = 8.0  # bank: of its repulsion; none: class means
   memory_size: Natural = 0  # past embeddings that a loss over pairs sees too
   memory_warmup_steps: Natural = 0  # first steps, in which that memory only fills

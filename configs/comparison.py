@@ -53,6 +53,8 @@ class Comparison:
   spaces: Mapping[str, Space] = dataclasses.field(
     default_factory=dict
   )  # to tune, by row
+  # Rows that have the settings which the search has found for another row.
+  tuned_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
   trial: Fields = dataclasses.field(default_factory=dict)  # replaced in every trial
   trials: int = 0  # of each method that has a space, on validation classes
   metrics: tuple[str, ...] = ("recall@1", "map@r", "r_precision")  # a table each
@@ -66,6 +68,10 @@ class Comparison:
       object.__setattr__(self, "palette", tuple(self.methods))
     if unknown := self.spaces.keys() - self.methods:
       raise ValueError(f"spaces of {sorted(unknown)}: expected some of the methods")
+    if unknown := {*self.tuned_as} - {*self.methods} | (
+      {*self.tuned_as.values()} - {*self.spaces}
+    ):
+      raise ValueError(f"tuned_as has {sorted(unknown)}: expected methods with a space")
 
   def trial_config(self, method: str, number: int) -> Config:
     """Trial 0 has the method's own settings; the others are drawn from its space.

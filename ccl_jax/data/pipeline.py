@@ -26,6 +26,7 @@ def train_batches(
   crop: Crop | None = None,
   num_views: int = 1,
   images_per_class: int | None = None,
+  first_images_per_class: int | None = None,
   num_workers: int = 0,
   process_index: int = 0,
   process_count: int = 1,
@@ -52,6 +53,8 @@ def train_batches(
     num_views: V; each image takes V rows of the batch, side by side, and the view is
       drawn anew for each row.
     images_per_class: M; None shuffles the examples whatever their classes.
+    first_images_per_class: M of the first ceil(K / P) batches, which visit each class
+      once and lie outside of any epoch; None: the first batches are like the others.
     num_workers: processes that read and decode; 0 uses threads of this process.
     process_index: this process's number among the processes that share a batch.
     process_count: number of these processes. Process p gets the p-th part of a batch,
@@ -96,6 +99,9 @@ def train_batches(
     order = _Shuffled(seed, batch_size, len(examples))
   else:
     order = _by_class(examples, seed, batch_size, images_per_class)
+  if first_images_per_class is not None:
+    first = _by_class(examples, seed, batch_size, first_images_per_class)
+    order = _AfterOneRound(first, order)
   load = examples, order, rows, num_views
   if crop is None:
     dataset = steps.map(_Load(*load))
@@ -318,6 +324,20 @@ class _ByClass:
     distinct = min(self.num_images, len(rows))
     taken, _ = _turn((self.seed, 1 + place), len(rows), distinct, visit)
     return rows[np.resize(taken, self.num_images)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _AfterOneRound:
+  """Maps a step to rows: first a round over all classes, then by another order."""
+
+  first: _ByClass
+  then: Callable[[int], np.ndarray]
+
+  def __call__(self, step: int) -> np.ndarray:
+    round_steps = -(-len(self.first.rows_of) // self.first.num_classes)
+    if step < round_steps:
+      return self.first(step)
+    return self.then(step - round_steps)
 
 
 def _turn(

@@ -101,7 +101,7 @@ def find_missing(
   tuned = {
     method: find_tuned(comparison, done, method)
     for method in comparison.methods
-    if method not in waiting
+    if comparison.tuned_as.get(method, method) not in waiting
   }
   done, runs, more = store.read(study), [], False
   cells = itertools.product(comparison.columns, comparison.methods)
@@ -120,6 +120,7 @@ def find_tuned(
   comparison: Comparison, trials: Sequence[Result], method: str
 ) -> dict[str, Any]:
   """The tuned fields of a method's best trial; of equal trials, the first."""
+  method = comparison.tuned_as.get(method, method)
   own = [
     trial
     for trial in sorted(trials, key=lambda trial: trial["trial"])

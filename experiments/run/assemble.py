@@ -266,6 +266,7 @@ def train_batches(config: Config, examples: Examples) -> loop.BatchIterator:
       crop=crop if config.data.view in ("photo", "photo_color") else None,
       num_views=config.data.views,
       images_per_class=config.data.images_per_class or None,
+      first_images_per_class=config.data.first_images_per_class or None,
       num_workers=config.data.num_workers,
       process_index=jax.process_index(),
       process_count=jax.process_count(),

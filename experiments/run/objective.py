@@ -79,7 +79,10 @@ def _over_classes(
     bind = functools.partial(objectives.with_trained_centers, centers_per_class=several)
   else:
     bind = functools.partial(
-      objectives.with_bank, rule=_rule(config), momentum=config.loss.momentum
+      objectives.with_bank,
+      rule=_rule(config),
+      momentum=config.loss.momentum,
+      unvisited=BY_LABEL.get(config.loss.unvisited),
     )
   objective = bind(
     loss,
@@ -164,6 +167,13 @@ def _check(config: Config) -> None:
     raise ValueError(
       f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
       " are split over devices by class"
+    )
+  if config.loss.unvisited != "bank" and (
+    config.loss.centers != "bank" or config.loss.name not in OVER_CLASSES
+  ):
+    raise ValueError(
+      f"loss.unvisited={config.loss.unvisited}: only a loss over class vectors with"
+      " loss.centers=bank has classes that were not visited; give bank"
     )
   if config.loss.name == "soft_triple" and config.loss.centers == "bank":
     raise ValueError(
