@@ -243,6 +243,14 @@ class Config:
         f"loss.first_visit=mix with loss.centers={self.loss.centers}: only a bank has"
         " visits"
       )
+    if self.loss.unvisited != "bank" and (
+      self.loss.centers != "bank" or self.loss.first_visit == "mix"
+    ):
+      raise ValueError(
+        f"loss.unvisited={self.loss.unvisited} with loss.centers={self.loss.centers},"
+        f" loss.first_visit={self.loss.first_visit}: only a bank with first_visit"
+        "=replace has classes without a center"
+      )
     for name in ("views", "test_views"):
       if (count := getattr(self.data, name)) > 1 and self.data.view == "none":
         raise ValueError(

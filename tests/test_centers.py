@@ -200,6 +200,12 @@ def test_a_bank_of_a_mesh_is_padded_and_split_from_its_birth():
     centers.init(jax.random.key(0), 12, DIM, mesh=mesh)
 
 
+def test_visits_are_counted_by_class(bank):
+  labels = jnp.array([3, 0, -1, NUM_CLASSES, 4, -7])
+  expected = [5, 0, -1, -1, 2, -1]
+  np.testing.assert_array_equal(centers.visits(bank, labels), expected)
+
+
 def test_update_works_under_scan_and_vmap(bank, batch):
   embeddings, labels = map(jnp.asarray, batch)
 

@@ -86,6 +86,8 @@ def test_each_range_is_moved_by_its_owner(data, shards, momentum):
   np.testing.assert_array_equal(moved.counts[:13], expected.counts)
   np.testing.assert_array_equal(moved.centers[13:], bank.centers[13:])
   np.testing.assert_array_equal(moved.counts[13:], 0)
+  visits = jax.jit(partial(centers.visits, mesh=mesh))(moved, labels)
+  np.testing.assert_array_equal(visits, centers.visits(expected, labels))
 
 
 def test_the_public_loss_takes_a_bank_that_is_split():
@@ -140,7 +142,9 @@ def parts(objective_name, mesh, num_classes=NUM_CLASSES):
   bind = {
     "trained": partial(objectives.with_trained_centers, loss),
     "bank": partial(objectives.with_bank, loss, rule=centers.class_means, momentum=0.5),
-    "ArcFace, bank": partial(objectives.with_bank, partial(losses.arcface, scale=16.0)),
+    "ArcFace, bank": partial(
+      objectives.with_bank, partial(losses.arcface, scale=16.0), unvisited=losses.supcon
+    ),
   }[objective_name]
   objective = bind(num_classes, DIM, mesh=mesh)
   optimizer = optim.adamw(1e-3, 1e-2, steps=STEPS, warmup_steps=2, weight_decay=0.1)

@@ -221,6 +221,33 @@ def test_a_repelling_bank_moves_to_the_repelled_embeddings(batch, embeddings):
   np.testing.assert_allclose(same.centers, moved.centers, atol=1e-6)
 
 
+def test_a_class_without_a_center_is_contrasted_within_its_batch(embeddings):
+  objective = objectives.with_bank(
+    LOSS, NUM_CLASSES, DIM, momentum=0.5, unvisited=losses.supcon
+  )
+  _, bank = objective.init(jax.random.key(3))
+  bank = bank._replace(counts=bank.counts.at[5].set(2))
+  # A visited class, two without a center, padding, and a label that is none.
+  labels = jnp.array([5, 2, 2, 5, 8, -1, NUM_CLASSES, 2])
+
+  def mean(embeddings):
+    values, moved = objective.apply({}, bank, embeddings, {"label": labels})
+    return values[:6].sum() + values[7], (values, moved)
+
+  (_, (values, moved)), gradient = jax.value_and_grad(mean, has_aux=True)(embeddings)
+  over_bank = LOSS(embeddings, labels, bank.centers)
+  among = losses.supcon(embeddings, labels)
+  assert float(among[4]) == 0  # alone of its class
+  expected = jnp.where(labels == 5, over_bank, among).at[6].set(jnp.nan)
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
+  assert jnp.isfinite(gradient).all() and (jnp.abs(gradient[1]) > 0).any()
+  by_update = ccl_jax.centers.update(bank, embeddings, labels, momentum=0.5)
+  np.testing.assert_array_equal(moved.centers, by_update.centers)
+  # Then all of them have a center.
+  again, _ = objective.apply({}, moved, embeddings, {"label": labels})
+  np.testing.assert_allclose(again, LOSS(embeddings, labels, moved.centers), rtol=1e-6)
+
+
 def test_a_loss_that_is_not_finite_spares_the_bank(batch, embeddings):
   def one_for_all(embeddings, labels, centers):
     return jnp.full(len(labels), jnp.nan)

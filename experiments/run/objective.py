@@ -168,13 +168,6 @@ def _check(config: Config) -> None:
       f"loss.name={config.loss.name} with parallel={config.parallel}: only {known}"
       " are split over devices by class"
     )
-  if config.loss.unvisited != "bank" and (
-    config.loss.centers != "bank" or config.loss.name not in OVER_CLASSES
-  ):
-    raise ValueError(
-      f"loss.unvisited={config.loss.unvisited}: only a loss over class vectors with"
-      " loss.centers=bank has classes that were not visited; give bank"
-    )
   if config.loss.name == "soft_triple" and config.loss.centers == "bank":
     raise ValueError(
       "loss.name=soft_triple with loss.centers=bank: its centers are trained"

@@ -302,6 +302,30 @@ def test_batches_by_class_are_the_same_from_workers_and_of_several_processes():
     iterator.close()
 
 
+@pytest.mark.parametrize("later", [None, 3])
+def test_the_first_batches_visit_each_class_once(later):
+  examples = BY_CLASS[1][0]
+  sizes = collections.Counter(examples.labels.tolist())
+
+  def run(**options):
+    return train_batches(examples, batch_size=12, seed=5, view=views.noise, **options)
+
+  whole = run(images_per_class=later, first_images_per_class=4)
+  steps = -(-len(sizes) // 3)
+  rounds = first(whole, steps + 4)
+  visited = [
+    label for batch in rounds[:steps] for label in batch["label"][::4].tolist()
+  ]
+  assert set(visited) == set(sizes) and len(visited) - len(sizes) < 3
+  by_class = first(run(images_per_class=4), steps)
+  plain = first(run(images_per_class=later), 4)
+  for found, expected in zip(rounds, by_class + plain, strict=True):
+    np.testing.assert_array_equal(found["example"], expected["example"])
+  iterator = iter(whole)  # from nothing but the step
+  iterator.set_state(iterator.get_state() | {"next_index": steps - 1})
+  assert_equal([next(iterator), next(iterator)], rounds[steps - 1 : steps + 1])
+
+
 @pytest.mark.parametrize(
   ("batch_size", "images", "message"),
   [

@@ -106,6 +106,11 @@ BAD = [
     "loss.first_visit=mix with loss.centers=trained: only a bank has visits",
   ),
   (
+    "train RUN --config.loss.unvisited=supcon",
+    "loss.unvisited=supcon with loss.centers=trained, loss.first_visit=replace: only a "
+    "bank with first_visit=replace has classes without a center",
+  ),
+  (
     "train RUN --config.loss.memory_size=64",
     "loss.memory_size=64 with loss.name=center_contrastive: only contrastive, "
     "multi_similarity, supcon, triplet can be contrasted with a memory",

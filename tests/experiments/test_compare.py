@@ -100,6 +100,23 @@ def test_what_is_tuned_waits_for_its_trials_and_takes_the_best(tmp_path):
   ]
 
 
+def test_a_row_may_have_what_was_found_for_another(tmp_path):
+  methods = {**COMPARISON.methods, "CCL, longer": Config(batch_size=256)}
+  both = dataclasses.replace(
+    COMPARISON, methods=methods, tuned_as={"CCL, longer": "CCL"}
+  )
+  jobs, _ = missing(tmp_path, comparison=both)
+  assert "CCL, longer" not in {job.ids["row"] for job in jobs}  # waits for CCL's trials
+  for job in jobs[:3]:
+    keep(job, {"recall@1": job.ids["trial"]})
+  later, _ = missing(tmp_path, comparison=both)
+  configs = {job.ids["row"]: job.config for job in later}
+  assert configs["CCL, longer"].loss == configs["CCL"].loss == jobs[2].config.loss
+  assert configs["CCL, longer"].batch_size == 256
+  with pytest.raises(ValueError, match=r"tuned_as has \['x'\]: expected methods with"):
+    dataclasses.replace(COMPARISON, tuned_as={"CCL": "x"})
+
+
 def test_a_stored_run_is_not_done_again_and_another_config_is_refused(tmp_path):
   jobs, _ = missing(tmp_path)
   keep(jobs[-1], {"recall@1": 0.1})

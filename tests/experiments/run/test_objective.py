@@ -72,6 +72,7 @@ def test_a_loss_gets_every_number_of_the_config_that_it_takes(name):
   [
     "proxy_anchor",
     "proxy_anchor over a bank",
+    "arcface over a bank, unvisited",
     "supcon",
     "contex",
     "contrastive with a memory",
@@ -82,7 +83,8 @@ def test_a_loss_that_relates_rows_sees_those_of_all_devices(name):
   memory = {"loss.memory_size": 8, "batch_size": 8} if "memory" in name else {}
   centers = "bank" if "bank" in name else "trained"
   plain = Config(model=Model(dim=DIM), loss=Loss(name=name.split()[0], centers=centers))
-  config = base.replace(plain, memory)
+  first = {"loss.unvisited": "supcon"} if "unvisited" in name else {}
+  config = base.replace(plain, memory | first)
   embeddings = jax.random.normal(jax.random.key(1), (8, DIM))
   batch = {"label": jnp.arange(8) % 3, "example": jnp.arange(8) // 2}
 
@@ -189,3 +191,17 @@ def test_what_a_first_visit_does_to_a_random_center(first_visit):
   np.testing.assert_allclose(
     moved.centers[3], expected / jnp.linalg.norm(expected), atol=1e-6
   )
+
+
+@pytest.mark.parametrize("unvisited", ["supcon", "multi_similarity"])
+def test_a_class_without_a_center_has_the_loss_that_the_config_names(unvisited):
+  config = Config(
+    model=Model(dim=DIM), loss=Loss(centers="bank", unvisited=unvisited, scale=9.0)
+  )
+  objective = make_objective(config, NUM_CLASSES)
+  params, bank = objective.init(jax.random.key(0))
+  embeddings = jax.random.normal(jax.random.key(1), (4, DIM))
+  batch = {"label": jnp.array([3, 3, 1, 1])}
+  values, _ = objective.apply(params, bank, embeddings, batch)
+  expected = getattr(losses, unvisited)(embeddings, batch["label"])
+  np.testing.assert_allclose(values, expected, rtol=1e-6)
