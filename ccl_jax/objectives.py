@@ -392,6 +392,7 @@ def center_contrastive_loss(
   center_weight: float = 2.0,
   rule: centers.Rule = centers.repulsion,
   momentum: float = 0.9,
+  unvisited: PairLoss | None = None,
   axis_name: str | None = None,
   mesh: ClassMesh | None = None,
 ) -> tuple[Float[Array, ""], centers.CenterBank]:
@@ -414,6 +415,9 @@ def center_contrastive_loss(
       pushes them away from the batch's other classes; `centers.class_means` is the
       plain reading of the paper, which names no rule.
     momentum: mu of the center update, in [0, 1]; class means work well with .5.
+    unvisited: a loss over the batch alone for rows whose class has no center yet, such
+      as `losses.multi_similarity`; it pays off where the first batches have several
+      images of a class, see `objectives.with_bank`. None: they have this loss as well.
     axis_name: a mapped axis (`pmap`, or `shard_map` with `check_vma=False`) over which
       the batch is split. Loss and bank are those of the global batch, the same on every
       device; average the gradients with `lax.pmean`.
@@ -454,6 +458,7 @@ def center_contrastive_loss(
     dim,
     rule=rule,
     momentum=momentum,
+    unvisited=unvisited,
     axis_name=axis_name,
     mesh=mesh,
   )

@@ -243,6 +243,16 @@ def test_a_class_without_a_center_is_contrasted_within_its_batch(embeddings):
   assert jnp.isfinite(gradient).all() and (jnp.abs(gradient[1]) > 0).any()
   by_update = ccl_jax.centers.update(bank, embeddings, labels, momentum=0.5)
   np.testing.assert_array_equal(moved.centers, by_update.centers)
+  kept = labels.at[6].set(-1)
+  public, _ = ccl_jax.center_contrastive_loss(
+    embeddings,
+    kept,
+    bank,
+    **{"scale": 8.0, "margin": 0.1, "center_weight": 1.0},
+    unvisited=losses.supcon,
+  )
+  values, _ = objective.apply({}, bank, embeddings, {"label": kept})
+  np.testing.assert_allclose(public, values.sum() / 6, rtol=1e-6)
   # Then all of them have a center.
   again, _ = objective.apply({}, moved, embeddings, {"label": labels})
   np.testing.assert_allclose(again, LOSS(embeddings, labels, moved.centers), rtol=1e-6)
