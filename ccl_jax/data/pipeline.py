@@ -98,9 +98,10 @@ def train_batches(
   if images_per_class is None:
     order = _Shuffled(seed, batch_size, len(examples))
   else:
-    order = _by_class(examples, seed, batch_size, images_per_class)
+    order = _by_class(examples, seed, batch_size, "images_per_class", images_per_class)
   if first_images_per_class is not None:
-    first = _by_class(examples, seed, batch_size, first_images_per_class)
+    setting = "first_images_per_class"
+    first = _by_class(examples, seed, batch_size, setting, first_images_per_class)
     order = _AfterOneRound(first, order)
   load = examples, order, rows, num_views
   if crop is None:
@@ -285,22 +286,23 @@ def _permutation(seed: int, epoch: int, total: int) -> np.ndarray:
 
 
 def _by_class(
-  examples: Examples, seed: int, batch_size: int, images_per_class: int
+  examples: Examples, seed: int, batch_size: int, setting: str, num_images: int
 ) -> "_ByClass":
-  if images_per_class < 1 or batch_size % images_per_class:
+  """Batches with `num_images` images a class, a number that errors call `setting`."""
+  if num_images < 1 or batch_size % num_images:
     raise ValueError(
-      f"batch_size is {batch_size} with images_per_class {images_per_class}: give"
-      " images_per_class of 1 or more that divides it"
+      f"batch_size is {batch_size} with {setting} {num_images}: give"
+      f" {setting} of 1 or more that divides it"
     )
   rows_of = tuple(rows for rows in examples.rows_of_classes() if len(rows))
-  wanted = batch_size // images_per_class
+  wanted = batch_size // num_images
   if wanted > len(rows_of):
     raise ValueError(
-      f"batch_size {batch_size} with images_per_class {images_per_class} takes"
+      f"batch_size {batch_size} with {setting} {num_images} takes"
       f" {wanted} classes and {len(rows_of)} have images: give a batch_size of at most"
-      f" {len(rows_of) * images_per_class}, or more images of a class"
+      f" {len(rows_of) * num_images}, or more images of a class"
     )
-  return _ByClass(seed, wanted, images_per_class, rows_of)
+  return _ByClass(seed, wanted, num_images, rows_of)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

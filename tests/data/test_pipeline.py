@@ -335,8 +335,12 @@ def test_the_first_batches_visit_each_class_once(later):
   ],
 )
 def test_a_batch_that_the_classes_cannot_fill(batch_size, images, message):
+  batches = {"examples": numbered(), "batch_size": batch_size, "seed": 0}
   with pytest.raises(ValueError, match=message):
-    train_batches(numbered(), batch_size=batch_size, seed=0, images_per_class=images)
+    train_batches(**batches, images_per_class=images)
+  of_first = message.replace("images_per_class", "first_images_per_class")
+  with pytest.raises(ValueError, match=of_first):
+    train_batches(**batches, first_images_per_class=images)
 
 
 def test_worker_processes_give_the_same_batches():
