@@ -66,6 +66,8 @@ _METHODS = {
     **_PAIRS,
   },
 }
+# A class's first visit: four images of it, contrasted within the batch.
+_PAIRS_FIRST = {"data.first_images_per_class": 4, "loss.unvisited": "multi_similarity"}
 _CCL_ROWS = "CCL", "CCL, momentum bank", "CCL, repelling bank"
 _OURS = *_CCL_ROWS, "ArcFace, repelling bank"
 # What ablations compare: the paper's loss, by gradient and over our bank; baselines.
@@ -160,14 +162,18 @@ def with_muon(whole: Comparison) -> dict[str, Comparison]:
   rows = "CCL, repelling bank", "ArcFace", "ArcFace, repelling bank", "Multi-Similarity"
   rates = {"optimizer.learning_rate": (5e-3, 1e-2, 2e-2, 4e-2)}
   fields = {"optimizer.name": "muon", "optimizer.learning_rate": 1e-2}
+  methods = {f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows}
+  tuned_as = {f"{r}, pairs first, Muon": f"{r}, Muon" for r in rows if "bank" in r}
   steps = dataclasses.replace(
     whole,
-    methods={f"{r}, Muon": base.replace(whole.methods[r], fields) for r in rows},
+    methods=methods
+    | {r: base.replace(methods[of], _PAIRS_FIRST) for r, of in tuned_as.items()},
+    tuned_as=tuned_as,
     columns=_values_of("steps", (500, 1000, 2000, 4000)),
     spaces={f"{r}, Muon": {**whole.spaces[r], **rates} for r in rows},
     metrics=("recall@1", "map@r"),
-    ours=tuple(f"{r}, Muon" for r in rows if r in whole.ours),
-    palette=tuple(f"{r}, Muon" for r in whole.methods),
+    ours=(*tuned_as.values(), *tuned_as),
+    palette=(*(f"{r}, Muon" for r in whole.methods), *tuned_as),
   )
   return {"steps_muon": steps, "axes_muon": _along_all_axes(steps)}
 
@@ -180,10 +186,11 @@ def _along_all_axes(steps: Comparison) -> Comparison:
     **_values_of("model.dim", (16, 32, 64, 256)),
     **_values_of("data.label_noise", (0.2, 0.4)),
   }
-  rows = [row for row in steps.methods if row != "ArcFace, repelling bank, Muon"]
+  rows = [row for row in steps.spaces if row != "ArcFace, repelling bank, Muon"]
   return dataclasses.replace(
     steps,
     methods={row: steps.methods[row] for row in rows},
+    tuned_as={},
     columns={
       column: {"steps": 1000, "eval_every": 100_000, **fields}
       for column, fields in conditions.items()

@@ -2,11 +2,10 @@
 
 Paper: Center Contrastive Loss for Metric Learning, https://arxiv.org/abs/2308.00458;
 the network, the search and all other settings are those of the comparison on Glyphs.
-Expected: the tables of experiments/results/omniglot/README.md, of the studies:
-  the fifteen methods have not been run.
-Wall time: about 20 s for 1,000 steps of a run on one core of two; 270 runs of fifteen.
+Expected: the tables of experiments/results/omniglot/README.md.
+Wall time: about 25 s for 1,000 steps of a run on one core of two; 180 runs in all.
 Command: python -m experiments.compare --config=configs/omniglot_comparison.py \
-  --results=experiments/results/omniglot --study=steps_muon --seeds=5
+  --results=experiments/results/omniglot --seeds=2
 """
 
 from configs import base, glyphs_comparison

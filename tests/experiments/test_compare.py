@@ -563,9 +563,9 @@ def test_speed_is_read_off_the_curves():
 # By study, how many seeds its page tells of, where not 3; 0: not run.
 SEEDS = {
   "biased_glyphs": {"main": 5},
-  "glyphs_comparison": {"main": 5, "steps_muon": 5},
+  "glyphs_comparison": {"main": 5, "steps_muon": 3},
   "omniglot_comparison": {
-    "main": 0,
+    "main": 2,
     "steps_muon": 5,
     "imbalance": 0,
     "margin": 0,
