@@ -421,7 +421,7 @@ def test_arcface_has_a_finite_gradient_at_its_ends(cosine):
 
 def test_a_prototype_of_several_rows_counts_once(examples):
   embeddings, labels = examples[0], np.array([4, 2, 2, 4, 2, 5], np.int32)
-  with jax.enable_x64():
+  with jax.enable_x64(True):
     values = losses.prototypical(jnp.asarray(embeddings), jnp.asarray(labels))
   expected = oracles.prototypical(embeddings, labels, temperature=0.1)
   np.testing.assert_allclose(values, expected, rtol=1e-12)
