@@ -563,7 +563,7 @@ def test_speed_is_read_off_the_curves():
 # By study, how many seeds its page tells of, where not 3; 0: not run.
 SEEDS = {
   "biased_glyphs": {"main": 5},
-  "glyphs_comparison": {"main": 5, "steps_muon": 3},
+  "glyphs_comparison": {"main": 5, "steps_muon": 5},
   "omniglot_comparison": {
     "main": 2,
     "steps_muon": 5,
